@@ -15,6 +15,7 @@ from setuptools import Extension, setup
 KERNELS = Path("mmstore", "kernels")
 DIRECTIVES = {
     "language_level": 3,
+    "annotation_typing": False,  # C types come from the .pxd alone; annotations are for mypy
     "boundscheck": False,
     "wraparound": False,
     "initializedcheck": False,

@@ -20,4 +20,6 @@ def compiled() -> bool:
     """Whether every kernel runs compiled."""
     names = [pxd.stem for pxd in Path(__file__).parent.glob("*.pxd") if pxd.stem != "__init__"]
     specs = [find_spec(f"{__name__}.{name}") for name in names]
-    return bool(names) and all(spec and spec.origin and spec.origin.endswith(tuple(EXTENSION_SUFFIXES)) for spec in specs)
+    return bool(names) and all(
+        spec and spec.origin and spec.origin.endswith(tuple(EXTENSION_SUFFIXES)) for spec in specs
+    )
