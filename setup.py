@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 KERNELS = Path("mmstore", "kernels")
 DIRECTIVES = {
@@ -47,4 +49,14 @@ def kernels() -> list[Extension]:
     return cythonize(extensions, build_dir="build/cython", compiler_directives=DIRECTIVES)
 
 
-setup(ext_modules=kernels())
+class BuildKernels(build_ext):
+    """Treats a missing compiler as a failed compilation, which ``optional`` forgives."""
+
+    def build_extension(self, ext: Extension) -> None:
+        try:
+            super().build_extension(ext)
+        except OSError as error:
+            raise CompileError(f"no working C compiler, {ext.name} stays uncompiled: {error}") from error
+
+
+setup(ext_modules=kernels(), cmdclass={"build_ext": BuildKernels})
