@@ -1,0 +1,118 @@
+"""A catalog entry: what one name stands for, whether keyspace, table or array.
+
+The catalog is an index like any keyspace: its keys are names (UTF-8), its values these entries::
+
+    | ENTRY: kind, id, rows, index ... | schema (JSON) | sequence | sequence | ...
+
+A keyspace is its index.  A table is a schema, rows, and the sequences of its columns in order.  An array is a
+table of a single column, its rows the length of the first axis.
+
+`Entry.unpack` checks all that can be checked without reading further (I6): whoever follows an entry's runs
+stays within the root's pages, and every sequence is exactly as long as the rows say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from mmstore import format as fmt
+from mmstore.columns import sequence
+from mmstore.columns.schema import Schema
+from mmstore.columns.sequence import Buffer, Sequence
+from mmstore.errors import CorruptError, FormatError
+from mmstore.keyspace.descriptor import EMPTY, IndexDescriptor
+
+__all__ = ["Entry", "KIND_NAMES", "MAX_NAME"]
+
+KIND_NAMES: Final = {fmt.ENTRY_KEYSPACE: "keyspace", fmt.ENTRY_TABLE: "table", fmt.ENTRY_ARRAY: "array"}
+MAX_NAME: Final = 65535  # bytes: an operation of the log has 16 bits for it
+VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a name stands for; a value, each change gives another."""
+
+    kind: int
+    """ENTRY_KEYSPACE, ENTRY_TABLE or ENTRY_ARRAY."""
+    id: int = 0
+    """Never used twice in a store; 0 until the entry is in the catalog."""
+    rows: int = 0
+    index: IndexDescriptor = EMPTY
+    """The keyspace's index; a table's key index."""
+    schema: Schema | None = None
+    sequences: tuple[Sequence, ...] = ()
+    """Of all columns, in the schema's order."""
+
+    @classmethod
+    def keyspace(cls) -> Entry:
+        """A new, empty keyspace."""
+        return cls(fmt.ENTRY_KEYSPACE)
+
+    @classmethod
+    def table(cls, schema: Schema) -> Entry:
+        """A new table without rows."""
+        return cls(fmt.ENTRY_TABLE, schema=schema, sequences=(sequence.EMPTY,) * schema.sequences)
+
+    @property
+    def kind_name(self) -> str:
+        """"keyspace", "table" or "array", for messages."""
+        return KIND_NAMES[self.kind]
+
+    def pack(self) -> bytes:
+        schema = self.schema.to_json() if self.schema is not None else b""
+        head = fmt.ENTRY.pack({
+            "kind": self.kind,
+            "version": VERSION,
+            "reserved": 0,
+            "schema_size": len(schema),
+            "id": self.id,
+            "rows": self.rows,
+            "index": self.index.pack(),
+            "sequences": len(self.sequences),
+            "reserved2": 0,
+        })
+        return head + schema + b"".join(state.pack() for state in self.sequences)
+
+    @classmethod
+    def unpack(cls, data: Buffer, page_size: int, pages: int) -> Entry:
+        """The entry in `data`.
+
+        pages: those of the root that the catalog belongs to; 0 for an entry out of the log, which must be as empty
+        as it was made.
+
+        Raises `CorruptError` for bytes that contradict each other, and `FormatError` for those of a newer version.
+        """
+        if len(data) < fmt.ENTRY.size:
+            raise CorruptError(f"a catalog entry needs {fmt.ENTRY.size} bytes, found {len(data)}")
+        head = fmt.ENTRY.unpack(data)
+        kind, rows, offset = head["kind"], head["rows"], fmt.ENTRY.size + head["schema_size"]
+        if kind not in KIND_NAMES or head["version"] != VERSION or head["reserved"] or head["reserved2"]:
+            raise FormatError(
+                f"a catalog entry of kind {kind} and version {head['version']} is unknown to this version of mmstore, "
+                "which has kinds 1 to 3 of version 1; open the file with a newer one"
+            )
+        if offset > len(data):
+            raise CorruptError(f"a catalog entry of {len(data)} bytes claims a schema of {head['schema_size']}")
+        schema = None
+        expected: list[int] = []
+        if kind != fmt.ENTRY_KEYSPACE:
+            schema = Schema.from_json(bytes(data[fmt.ENTRY.size : offset]))
+            expected = [rows * column.row_size for column in schema]
+        elif head["schema_size"] or rows:
+            raise CorruptError(f"a keyspace has no schema and no rows, found {head['schema_size']} bytes, {rows} rows")
+        if head["sequences"] != len(expected):
+            raise CorruptError(f"expected a catalog entry with {len(expected)} sequences, found {head['sequences']}")
+        if kind == fmt.ENTRY_ARRAY and len(expected) != 1:
+            raise CorruptError(f"an array has one column, found {len(expected)}")
+        states = []
+        for size in expected:
+            state, offset = sequence.unpack(data, offset, page_size, pages)
+            if state.length != size:
+                raise CorruptError(f"{rows} rows need a sequence of {size} bytes, found one of {state.length}")
+            states.append(state)
+        if offset != len(data):
+            raise CorruptError(f"a catalog entry should end after {offset} bytes, found {len(data)}")
+        index = IndexDescriptor.unpack(head["index"])
+        return cls(kind, head["id"], rows, index, schema, tuple(states))
