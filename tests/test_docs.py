@@ -1,0 +1,54 @@
+"""What the documents say is what the code does: tables equal, code blocks and examples run, links lead somewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/**/*.md"), *CHECKOUT.glob("benchmarks/*.md")])
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)")
+every_page = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(CHECKOUT)) for page in PAGES])
+
+
+def test_format_tables_are_the_code_s() -> None:
+    updated = runpy.run_path(str(CHECKOUT / "docs" / "update.py"))["updated"]
+    page = (CHECKOUT / "docs" / "format.md").read_text(encoding="utf-8")
+    assert page == updated(page), "run python docs/update.py"
+
+
+@every_page
+def test_links(page: Path) -> None:
+    targets = LINK.findall(page.read_text(encoding="utf-8"))
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@every_page
+def test_python_blocks(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks of a page run one after the other, in one namespace and an empty folder."""
+    text = page.read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "docs"}
+    for found in BLOCK.finditer(text):
+        line = text.count("\n", 0, found.start(1))
+        exec(compile("\n" * line + found[1], str(page), "exec"), namespace)
+
+
+def test_example_flights(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(CHECKOUT / "examples" / "flights.py"), str(tmp_path / "flights.mms")],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONSAFEPATH": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "336,776 flights" in done.stdout and "nothing is lost" in done.stdout
