@@ -1,0 +1,314 @@
+"""The write-ahead log: a ring of records beside the data file, each chained to the one before.
+
+::
+
+    0      header: magic, id, the store's uuid, the ring's size
+    4 KiB  ring:   | record | record | record |  stale bytes  |
+                   ^ log_start                ^ position
+
+Positions are virtual: they only ever grow, and ``position % ring`` is the place.  A record is valid if and
+only if (1) its length fits the ring and is a multiple of 8, (2) its checksum holds, (3) ``previous`` is
+the checksum of the record before it, (4) its txn id is the next one.  The first that isn't ends the
+log: what follows was never acknowledged, or belongs to an earlier lap.  Unless a later record that is
+whole says that the missing one was known synced when it was written: then the medium lost it, and
+that is CorruptError (I3).  A record's ``nonce``, fresh for each taker of the writer lock, changes its
+checksum, so nothing that a dead writer left behind continues another writer's chain.
+
+The file is made whole (zero-filled and synced) under another name and then renamed, so a log that has
+its name can always be appended to without changing metadata.  It is filled by writes of 64 KiB, since
+fallocate would leave unwritten extents and one huge write large folios, and both make later small
+appends slower.
+
+Whoever appends holds the writer lock and has checked for room: ``position - log_start`` bytes of the
+ring are taken.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from xxhash import xxh3_64_intdigest as xxh3_64
+
+from mmstore.disk.backend import Backend, Buffer, Filesystem
+from mmstore.errors import CorruptError
+from mmstore.format import LOG_ALIGN, LOG_HEADER, LOG_MAGIC, LOG_RECORD, LOG_RING_AT, WAL_SUFFIX
+
+DEFAULT_RING: Final = 4 << 20
+_SMALLEST_RING: Final = 4096
+_LARGEST_RING: Final = 1 << 40
+_FILL: Final = bytes(64 << 10)
+_CHECKSUM: Final = 8  # bytes of a record's checksum, its first field
+_PADDING: Final = tuple(bytes(n) for n in range(LOG_ALIGN))
+_pack_record: Final = LOG_RECORD.struct.pack
+_HASHED_LAPS: Final = 16  # how often the search for a later record may hash the whole ring
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A valid record."""
+
+    txn: int
+    payload: bytes
+    position: int
+    """Where it starts."""
+    position_after: int
+    chain_after: int
+    synced: int
+    nonce: int
+
+
+def record_size(payload: int) -> int:
+    """Bytes that a record with so many bytes of operations takes."""
+    return -(-(LOG_RECORD.size + payload) // LOG_ALIGN) * LOG_ALIGN
+
+
+class Log:
+    """An open log."""
+
+    def __init__(self, fs: Filesystem, backend: Backend, path: str, log_id: int, ring: int) -> None:
+        self.backend = backend
+        self.path = path
+        self.log_id = log_id
+        self.ring = ring
+        self._fs = fs
+
+    # --- life ---
+
+    @classmethod
+    def create(
+        cls,
+        fs: Filesystem,
+        path: str,
+        uuid: bytes,
+        ring: int = DEFAULT_RING,
+        *,
+        mode: int | None = None,
+        owner: tuple[int, int] | None = None,
+    ) -> Log:
+        """Make a log that is durable, name included; the caller holds the writer lock.
+
+        A file that has the name already is replaced, since no header of this store names it; but if it
+        is the log of another store, that may still hold commits, it is moved aside first.
+        """
+        log_id = secrets.randbits(64) or 1
+        new = path + ".new"
+        if fs.exists(new):
+            fs.unlink(new)
+        backend = fs.open(new, create=True, exclusive=True, mode=mode, owner=owner)
+        try:
+            for at in range(0, LOG_RING_AT + ring, len(_FILL)):
+                backend.pwrite(_FILL[: LOG_RING_AT + ring - at], at)
+            fields = {"magic": LOG_MAGIC, "log_id": log_id, "uuid": uuid, "ring": ring, "checksum": 0}
+            body = LOG_HEADER.pack(fields)[:-_CHECKSUM]
+            backend.pwrite(body + xxh3_64(body).to_bytes(_CHECKSUM, "little"), 0)
+            backend.sync_all()
+            _move_stranger_aside(fs, path, uuid)
+            fs.rename(new, path)
+            fs.sync_dir(path)
+        except BaseException:
+            backend.close()
+            if fs.exists(new):
+                fs.unlink(new)
+            raise
+        backend.name = path
+        return cls(fs, backend, path, log_id, ring)
+
+    @classmethod
+    def open(cls, fs: Filesystem, path: str, log_id: int, uuid: bytes, *, write: bool = True) -> Log:
+        """Open the log that a header names; CorruptError if it is missing, damaged or another's."""
+        try:
+            backend = fs.open(path, write=write)
+        except FileNotFoundError as error:
+            raise CorruptError(
+                f"{path!r}: expected the log of this store, found no such file: commits since the last checkpoint are "
+                "in it; put it back beside the data file"
+            ) from error
+        try:
+            fields = _read_header(backend)
+            expected = f"{path!r}: expected log {log_id:016x} of this store"
+            if fields is None:
+                raise CorruptError(f"{expected}, found a damaged header; restore both files from a backup", offset=0)
+            if fields["log_id"] != log_id or fields["uuid"] != uuid:
+                raise CorruptError(
+                    f"{expected}, found log {fields['log_id']:016x} of store {fields['uuid'].hex()}: put the log that "
+                    "belongs to the data file back beside it",
+                    offset=0,
+                )
+            ring = int(fields["ring"])
+            if not _SMALLEST_RING <= ring <= _LARGEST_RING or ring % LOG_ALIGN:
+                raise CorruptError(f"{expected}, found a ring of {ring} bytes; restore from a backup", offset=0)
+            if backend.size() < LOG_RING_AT + ring:
+                raise CorruptError(
+                    f"{expected} with {LOG_RING_AT + ring} bytes, found {backend.size()}: it was cut short; restore "
+                    "both files from a backup",
+                    offset=backend.size(),
+                )
+        except BaseException:
+            backend.close()
+            raise
+        return cls(fs, backend, path, log_id, ring)
+
+    def is_ours(self) -> bool:
+        """Whether the name still leads to this file."""
+        return self._fs.identity(self.path) == self.backend.identity()
+
+    def unlink_if_ours(self) -> bool:
+        """Remove the name if it still leads to this file; durable only after the folder is synced."""
+        if not self.is_ours():
+            return False
+        self._fs.unlink(self.path)
+        return True
+
+    def close(self) -> None:
+        """Close the file."""
+        self.backend.close()
+
+    # --- writing ---
+
+    def room(self, position: int, log_start: int) -> int:
+        """Bytes that can be appended at ``position`` while the records from ``log_start`` on are needed."""
+        return self.ring - (position - log_start)
+
+    def append(
+        self,
+        txn: int,
+        payload: bytes | Sequence[Buffer],
+        previous: int,
+        position: int,
+        synced: int,
+        nonce: int = 0,
+    ) -> tuple[int, int]:
+        """Write a record at ``position``; returns where the next one goes, and the chain to hand to it.
+
+        Not durable before ``sync``.  The caller has made sure of ``record_size`` bytes of room.
+        """
+        if not isinstance(payload, bytes):
+            payload = b"".join(payload)
+        n = len(payload)
+        length = (LOG_RECORD.size + n + LOG_ALIGN - 1) & -LOG_ALIGN
+        head = _pack_record(0, previous, txn, synced, nonce, length, n)
+        body = head[_CHECKSUM:] + payload + _PADDING[length - LOG_RECORD.size - n]
+        chain = xxh3_64(body, self.log_id)
+        self._write(chain.to_bytes(_CHECKSUM, "little") + body, position)
+        return position + length, chain
+
+    def _write(self, data: bytes, position: int) -> None:
+        at = position % self.ring
+        fits = self.ring - at
+        if len(data) <= fits:
+            self.backend.pwrite(data, LOG_RING_AT + at)
+        elif len(data) <= self.ring:
+            self.backend.pwrite(data[:fits], LOG_RING_AT + at)
+            self.backend.pwrite(data[fits:], LOG_RING_AT)
+        else:
+            raise ValueError(f"a record of {len(data)} bytes in a ring of {self.ring}")
+
+    def sync(self) -> None:
+        """Make all that was appended durable; OSError says that this is not known now."""
+        self.backend.sync_data()
+
+    def cut(self, position: int) -> None:
+        """Make sure that no record starts at ``position``; the caller syncs."""
+        self._write(bytes(LOG_RECORD.size), position)
+
+    # --- reading ---
+
+    def replay(self, position: int, chain: int, txn: int) -> Iterator[Record]:
+        """The valid records behind the root ``txn``, whose log place is ``position`` and ``chain``.
+
+        No byte is trusted (I6).  Raises CorruptError where a record is missing that was known synced.
+        """
+        end = position + self.ring
+        while True:
+            record = self._record(position, end)
+            if record is None or record[0] != chain or record[1].txn != txn + 1:
+                self._refuse_loss(position, end, txn + 1)
+                return
+            yield record[1]
+            position, chain, txn = record[1].position_after, record[1].chain_after, record[1].txn
+
+    def _read(self, position: int, n: int) -> bytes:
+        at = position % self.ring
+        fits = self.ring - at
+        data = self.backend.pread(min(n, fits), LOG_RING_AT + at)
+        return data if n <= fits else data + self.backend.pread(n - fits, LOG_RING_AT)
+
+    def _record(self, position: int, end: int) -> tuple[int, Record] | None:
+        """(previous chain, record) if a whole one lies at ``position`` and ends by ``end``."""
+        if end - position < LOG_RECORD.size:
+            return None
+        head = self._read(position, LOG_RECORD.size)
+        if len(head) < LOG_RECORD.size:
+            return None
+        checksum, previous, txn, synced, nonce, length, n = LOG_RECORD.struct.unpack(head)
+        if length != record_size(n) or length > end - position:
+            return None
+        body = head[_CHECKSUM:] + self._read(position + LOG_RECORD.size, length - LOG_RECORD.size)
+        if len(body) != length - _CHECKSUM or xxh3_64(body, self.log_id) != checksum:
+            return None
+        start = LOG_RECORD.size - _CHECKSUM
+        return previous, Record(txn, body[start : start + n], position, position + length, checksum, synced, nonce)
+
+    def _refuse_loss(self, position: int, end: int, missing: int) -> None:
+        """CorruptError if a whole record behind ``position`` was written when ``missing`` was known synced.
+
+        Candidates are found by the txn id: no more of them fit into the ring than records.  Records of
+        earlier laps have lower ones, so nothing stale speaks.
+        """
+        window = self._read(position, end - position)
+        words = array("Q", window[: len(window) // LOG_ALIGN * LOG_ALIGN])
+        if sys.byteorder == "big":
+            words.byteswap()
+        field = LOG_RECORD.offset["txn"]
+        highest = missing + self.ring // LOG_RECORD.size
+        budget = _HASHED_LAPS * self.ring
+        for index, word in enumerate(words):
+            at = index * LOG_ALIGN - field
+            if not missing < word <= highest or at < LOG_ALIGN or at + LOG_RECORD.size > len(window):
+                continue
+            checksum, _, txn, synced, _, length, n = LOG_RECORD.struct.unpack_from(window, at)
+            if not missing <= synced < txn or length != record_size(n) or at + length > len(window):
+                continue
+            budget -= length
+            if budget < 0 or xxh3_64(window[at + _CHECKSUM : at + length], self.log_id) == checksum:
+                raise CorruptError(
+                    f"{self.path!r}: expected the record of transaction {missing}, which was synced, found bytes that "
+                    "contradict their checksum; restore both files from a backup, or salvage the last checkpoint",
+                    offset=LOG_RING_AT + position % self.ring,
+                )
+
+
+def _read_header(backend: Backend) -> dict[str, Any] | None:
+    data = backend.pread(LOG_HEADER.size, 0)
+    if len(data) < LOG_HEADER.size:
+        return None
+    fields = LOG_HEADER.unpack(data)
+    if fields["magic"] != LOG_MAGIC or fields["checksum"] != xxh3_64(data[:-_CHECKSUM]):
+        return None
+    return fields
+
+
+def _move_stranger_aside(fs: Filesystem, path: str, uuid: bytes) -> None:
+    if not fs.exists(path):
+        return
+    found = fs.open(path, write=False)
+    try:
+        fields = _read_header(found)
+    finally:
+        found.close()
+    if fields is None or fields["uuid"] == uuid:
+        return
+    aside = f"{path}.{fields['uuid'].hex()[:8]}"
+    while fs.exists(aside):
+        aside += "~"
+    fs.link_exclusive(path, aside)
+
+
+def log_path(fs: Filesystem, path: str) -> str:
+    """The path of the log of the data file at ``path``, whatever links lead there."""
+    return fs.realpath(path) + WAL_SUFFIX

@@ -1,0 +1,321 @@
+"""The data file as memory to read and places to write.
+
+Everything is read through one read-only mapping.  Bytes get into the file by three ways and no other:
+``place`` (pages and runs), ``write_header``, and the live page, the only part that is mapped writable.
+So a test that records ``Backend.pwrite`` sees every byte that can become durable.
+
+``place`` writes with ``pwrite``, which is coherent with mappings on the systems we support.  A store
+through a writable mapping would fault, and on file systems with large folios it dirties the whole
+folio: 1,000 random 4 KiB stores made a sync write 240 MB instead of 4.  ``placing="memcpy"`` does it all
+the same, for where pwrite and mappings are not coherent.
+
+Growth: the file is made longer by allocation, so a full disk is an exception here and never a fault
+(SIGBUS) in a reader; then the mapping is extended in place.  The step grows with the file.  Only the
+holder of the writer lock grows, punches or truncates; others ``follow`` the size they find in the
+live page.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, Literal
+
+from mmstore.disk import libc
+from mmstore.disk.backend import Backend, Buffer
+from mmstore.disk.mapping import FileMapping, anonymous, map_live
+from mmstore.errors import CorruptError, DiskFullError
+from mmstore.format import FIXED_SIZE, HEADER_AT, IDENTITY_AT, LIVE_AT, LIVE_SIZE, ZONE_SIZE
+
+_SMALLEST_STEP: Final = 1 << 20
+_LARGEST_STEP: Final = 1 << 30
+_PIECE: Final = 1 << 20  # bytes of one pwrite
+_SLICE: Final = 1 << 20  # bytes of one write-back
+
+
+class StoreFile:
+    """A data file: mapped, grown, written to.
+
+    ``mem``        read-only memoryview of [0, size); a new object after growth, at the same address
+                   as long as the reserved addresses suffice
+    ``verified``   one bit a page for the kernels: this handle has checked the page's checksum; a new
+                   object whenever ``mapping`` is a new one
+    ``live``       the live page, writable where the file is
+    ``private``    changes stay in this process's memory (recovery by a handle that can't write)
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        page_size: int,
+        *,
+        size: int | None = None,
+        private: bool = False,
+        placing: Literal["pwrite", "memcpy"] = "pwrite",
+    ) -> None:
+        self.backend = backend
+        self.page_size = page_size
+        self.private = private
+        self._placing = placing
+        self._lock = threading.Lock()
+        size = self._whole_pages(backend.size() if size is None else size)
+        self.mapping = FileMapping(backend, size, private=private)
+        self.verified = self._bitmap(self.mapping)
+        self.mem = self.mapping.view
+        self.size = size
+        if private:
+            self.live = self.mapping.writable_view()[LIVE_AT : LIVE_AT + LIVE_SIZE]
+        else:
+            self.live = map_live(backend)
+
+    def _whole_pages(self, size: int) -> int:
+        if size < FIXED_SIZE:
+            raise CorruptError(
+                f"{self.backend.name!r}: expected at least {FIXED_SIZE} bytes, found {size}: the file was cut short; "
+                "restore it from a backup",
+                offset=size,
+            )
+        return size // self.page_size * self.page_size
+
+    def _bitmap(self, mapping: FileMapping) -> memoryview:
+        return anonymous(mapping.reserved // self.page_size // 8 + 1)
+
+    # --- growth ---
+
+    def grow(self, to: int) -> None:
+        """Make the file at least ``to`` bytes long, and map it; DiskFullError leaves all as it was."""
+        with self._lock:
+            if to <= self.size:
+                return
+            step = min(max(_SMALLEST_STEP, self.size // 8), _LARGEST_STEP)
+            generous = -(-max(to, self.size + step) // ZONE_SIZE) * ZONE_SIZE
+            if self.private:
+                self._remap(generous)
+                return
+            before = self.backend.size()
+            try:
+                self._allocate(self.size, generous, before)
+            except DiskFullError:
+                generous = -(-to // self.page_size) * self.page_size
+                self._allocate(self.size, generous, before)
+            self._remap(generous)
+
+    def _allocate(self, start: int, stop: int, before: int) -> None:
+        try:
+            self.backend.allocate(start, stop - start)
+        except DiskFullError:
+            # a part may have been added: nobody maps it, since nobody was told
+            if self.backend.size() > before:
+                self.backend.truncate(before)
+            raise
+
+    def follow(self, size: int) -> None:
+        """Map what another handle has grown; ``size`` is the one it published."""
+        if size == self.size:
+            return
+        with self._lock:
+            if size <= self.size:
+                return
+            if not self.private and self.backend.size() < size:
+                raise CorruptError(
+                    f"{self.backend.name!r}: expected {size} bytes as the live page says, found {self.backend.size()}: "
+                    "the file was cut short while it was open; restore it from a backup",
+                    offset=self.backend.size(),
+                )
+            self._remap(size)
+
+    def _remap(self, size: int) -> None:
+        if not self.mapping.extend(size):
+            old = self.mapping
+            new = FileMapping(self.backend, size, private=self.private)
+            if self.private:  # the copy is the only place where the changes are
+                new.writable_view()[: old.size] = old.view
+                self.live = new.writable_view()[LIVE_AT : LIVE_AT + LIVE_SIZE]
+            verified = self._bitmap(new)
+            verified[: len(self.verified)] = self.verified
+            self.mapping, self.verified = new, verified
+        self.mem = self.mapping.view
+        self.size = size
+
+    def allocate_again(self) -> None:
+        """Allocate the whole file: one that was copied sparsely has holes, and no room is reserved for them."""
+        if not self.private:
+            self.backend.allocate(0, self.size)
+
+    def refill(self, off: int, n: int) -> None:
+        """Allocate a punched run again, before it is used; DiskFullError."""
+        if not self.private:
+            self.backend.allocate(off, n)
+
+    def punch(self, off: int, n: int) -> None:
+        """Give the room of a free run back; it reads as 0 until it is refilled."""
+        if not self.private:
+            self.backend.punch(off, n)
+
+    def truncate(self, to: int) -> None:
+        """Cut the file's end off; only for a handle that is alone.  Old views read 0 there instead of faulting."""
+        with self._lock:
+            to = max(-(-to // self.page_size) * self.page_size, FIXED_SIZE)
+            if to >= self.size:
+                return
+            bits = to // self.page_size
+            self.mapping.cut(to)
+            self.mem, self.size = self.mapping.view, to
+            self.verified[-(-bits // 8) :] = bytes(len(self.verified) + -bits // 8)
+            if bits % 8:
+                self.verified[bits // 8] &= (1 << bits % 8) - 1
+            if not self.private:
+                self.backend.truncate(to)
+
+    # --- writing ---
+
+    def place(self, runs: Iterable[tuple[int, Buffer]]) -> None:
+        """Put bytes at their file offsets, all behind the fixed part and inside [0, size).
+
+        Runs that touch are joined, and written in pieces of up to 1 MiB.  Nobody refers to these pages
+        yet, so nothing is broken if this fails halfway.
+        """
+        ordered = sorted(runs, key=_offset)
+        if not ordered:
+            return
+        first, (last, tail) = ordered[0][0], ordered[-1]
+        if first < FIXED_SIZE or last + memoryview(tail).nbytes > self.size:
+            raise ValueError(f"placing [{first}, ...) up to {last} + {memoryview(tail).nbytes} of {self.size} bytes")
+        if self._placing == "memcpy" or self.private:
+            self.place_by_memcpy(ordered)
+        else:
+            self._place_by_pwrite(ordered)
+
+    def _place_by_pwrite(self, ordered: Sequence[tuple[int, Buffer]]) -> None:
+        pwrite = self.backend.pwrite
+        joined: list[Buffer] = []
+        start = stop = 0
+        for off, data in ordered:
+            view = memoryview(data)
+            n = view.nbytes
+            if off != stop or stop - start + n > _PIECE:
+                _flush(pwrite, joined, start)
+                joined, start = [], off
+            stop = off + n
+            if n <= _PIECE:
+                joined.append(data)
+                continue
+            flat = view.cast("B")
+            for at in range(0, n, _PIECE):
+                pwrite(flat[at : at + _PIECE], off + at)
+            start = stop
+        _flush(pwrite, joined, start)
+
+    def place_by_memcpy(self, runs: Iterable[tuple[int, Buffer]]) -> None:
+        """``place`` by stores to a writable mapping."""
+        mapping = self.mapping
+        if not mapping.writable:
+            mapping = self._writable_mapping()
+        target = mapping.writable_view()
+        for off, data in runs:
+            flat = memoryview(data).cast("B")
+            target[off : off + flat.nbytes] = flat
+
+    _stores: FileMapping | None = None
+
+    def _writable_mapping(self) -> FileMapping:
+        if self._stores is None or not self._stores.extend(self.size):
+            self._stores = FileMapping(self.backend, self.size, writable=True)
+        return self._stores
+
+    def write_header(self, at: int, data: Buffer) -> None:
+        """Write the identity or one of the headers; not durable until synced."""
+        if at != IDENTITY_AT and at not in HEADER_AT:
+            raise ValueError(f"no header belongs at {at}")
+        if self.private:
+            flat = memoryview(data).cast("B")
+            self.mapping.writable_view()[at : at + flat.nbytes] = flat
+        else:
+            self.backend.pwrite(data, at)
+
+    # --- reading past the mapping ---
+
+    def read(self, off: int, n: int) -> bytes:
+        """[off, off + n) by pread: a sector that can't be read is an OSError, where the mapping would fault."""
+        if self.private:
+            return bytes(self.mem[off : off + n])
+        data = self.backend.pread(n, off)
+        if len(data) < n:
+            raise CorruptError(
+                f"{self.backend.name!r}: expected bytes up to {off + n}, found the file's end at {off + len(data)}: "
+                "it was cut short; restore it from a backup",
+                offset=off + len(data),
+            )
+        return data
+
+    # --- durability ---
+
+    def sync(self, off: int, n: int) -> None:
+        """Make [off, off + n) durable."""
+        if not self.private:
+            self.backend.sync_range(off, n)
+
+    def sync_all(self) -> None:
+        """Make everything durable, the size too."""
+        if not self.private:
+            self.backend.sync_all()
+
+    def write_back(self, off: int, n: int) -> Iterator[int]:
+        """Have [off, off + n) written in slices of 1 MiB, giving control back after each; promises no durability.
+
+        Yields the bytes done.  Not durable before a sync, but that has little left to do then, so it
+        doesn't delay the commits meanwhile for long.
+        """
+        if self.private:
+            return
+        for at in range(off, off + n, _SLICE):
+            length = min(_SLICE, off + n - at)
+            self.backend.write_back(at, length)
+            yield at + length - off
+
+    # --- what it costs ---
+
+    def resident(self, off: int = 0, n: int | None = None) -> int:
+        """Bytes of [off, off + n) that are in memory."""
+        return self.mapping.resident(off, self.size - off if n is None else n)
+
+    def advise_random(self, off: int, n: int) -> None:
+        """[off, off + n) holds index pages: don't read ahead."""
+        self.mapping.advise(off, n, libc.ADVICE_RANDOM)
+
+    # --- life ---
+
+    def adopt(self, backend: Backend) -> None:
+        """Go on with another descriptor of the same file (in a forked child)."""
+        if backend.identity() != self.backend.identity():
+            raise OSError(errno.ESTALE, "another file has this name now", backend.name)
+        self.backend = backend
+        self.mapping.adopt(backend)
+        self._lock = threading.Lock()  # another thread may have held it when the process forked
+        self._stores = None
+
+    def close(self) -> None:
+        """Close the descriptor; what views show stays mapped until the last of them dies."""
+        self.mem = self.live = memoryview(b"")
+        self.verified = memoryview(bytearray())
+        self._stores = None
+        self.mapping.close()
+        self.backend.close()
+
+
+def _offset(run: tuple[int, Buffer]) -> int:
+    return run[0]
+
+
+def _flush(pwrite: Callable[[Buffer, int], None], joined: list[Buffer], start: int) -> None:
+    if len(joined) == 1:
+        pwrite(joined[0], start)
+    elif joined:
+        pwrite(b"".join(joined), start)
+
+
+def create(backend: Backend, identity: bytes) -> None:
+    """Give a new, empty file its fixed part and its identity; the caller writes headers and syncs."""
+    backend.allocate(0, FIXED_SIZE)
+    backend.pwrite(identity, IDENTITY_AT)
