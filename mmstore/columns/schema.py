@@ -40,7 +40,8 @@ MAX_DIMENSIONS: Final = 16
 
 _UNITS = "as|fs|ps|ns|us|ms|s|m|h|D|W|M|Y"
 _STORED = re.compile(
-    rf"\|b1|\|[iu]1|<[iu][248]|<f[248]|<c8|<c16|<U[1-9][0-9]{{0,8}}|\|[SV][1-9][0-9]{{0,9}}|<[Mm]8\[[0-9]{{0,9}}({_UNITS})\]"
+    r"\|b1|\|[iu]1|<[iu][248]|<f[248]|<c8|<c16|<U[1-9][0-9]{0,8}|\|[SV][1-9][0-9]{0,9}"
+    rf"|<[Mm]8\[([1-9][0-9]{{0,8}})?({_UNITS})\]"
 )
 
 # Types that people ask for by these names and that a later version may hold -> the nearest that can be held now.

@@ -1,0 +1,166 @@
+"""Columns as numpy sees them: one contiguous, read-only, 64-byte aligned array over the file itself.
+
+A handle has one `ColumnReader`.  It keeps a `SequenceMap` for each column that was looked at lately: the column's
+runs, mapped side by side into reserved addresses with room behind, so that growth adds runs and keeps the address.
+All views of a column share it; it goes with the last of them once the reader has let go.
+
+The invariant is I2: a view points at committed bytes, which nobody overwrites (I1), and the caller's pin, given
+back by ``on_release`` when the last array over the bytes is gone, keeps their pages from being freed.  A mapping
+names pages and nothing else, so a snapshot and a later root share one as long as the runs of one begin the
+other's; otherwise a new one is made, and the old one lives on in its views.
+
+The arrays lie over a read-only memoryview, so numpy refuses to make them writeable.
+
+Small columns (up to `VERIFY_LIMIT`) are checked against their checksums before they are first shown; to read a
+larger one through for the sake of one element would be wrong, and ``check()`` does it on demand.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+
+from mmstore.columns import sequence
+from mmstore.columns.schema import Column
+from mmstore.columns.sequence import Extent, Sequence, Source
+from mmstore.disk.backend import Backend
+from mmstore.disk.mapping import SequenceMap
+
+__all__ = ["VERIFY_LIMIT", "ColumnReader", "copied"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+VERIFY_LIMIT: Final = 1 << 20
+MAPS_KEPT: Final = 256  # least recently used ones beyond are let go: the system's mappings are limited
+ALIGNMENT: Final = 64
+
+
+@dataclass(slots=True)
+class _Mapped:
+    """One column's mapping, and how much of the column was found whole."""
+
+    map: SequenceMap
+    verified_blocks: int = 0
+    verified_tail: tuple[int, int] | None = None
+    """(length, tail checksum) of the last state that was verified."""
+
+
+class ColumnReader:
+    """Makes arrays over the columns of one handle's file.  Threads may share it."""
+
+    def __init__(self, backend: Backend, source: Source, *, private: bool = False) -> None:
+        """source: reads committed pages.  private: the handle's pages are not the file's (it recovered without
+        being allowed to write), so columns are copied out of `source`."""
+        self._backend = backend
+        self._source = source
+        self._private = private
+        self._maps: OrderedDict[tuple[int, int], _Mapped] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def column(
+        self,
+        key: tuple[int, int],
+        column: Column,
+        state: Sequence,
+        rows: int,
+        on_release: Callable[[], object] | None = None,
+    ) -> Array:
+        """Rows [0, rows) of a column, as committed in `state`.
+
+        key: (entry's id, position of the sequence).  on_release is called once, when nobody can see the array's
+        bytes any more, from wherever that happens: it may only append to a deque.  If this raises, it never is.
+
+        Raises `CorruptError` when a small column contradicts its checksums.
+        """
+        size = rows * column.row_size
+        assert size <= state.length
+        if self._private or not size:
+            self._verify(_Mapped(SequenceMap(self._backend, self._source.page_size)), state)
+            array = copied(column, state, self._source, 0, rows)
+            if on_release is not None:
+                on_release()
+            return array
+        with self._lock:
+            mapped = self._mapped(key, state.runs)
+            self._verify(mapped, state)
+            memory = mapped.map.view(size, on_release)
+        return _array(memory, column, rows)
+
+    def clear(self) -> None:
+        """Let go of all mappings; each lives on in its views."""
+        with self._lock:
+            for mapped in self._maps.values():
+                mapped.map.close()
+            self._maps.clear()
+
+    def rebind(self, backend: Backend, source: Source) -> None:
+        """After a fork, in the child: another descriptor, and a lock that no vanished thread holds."""
+        self._lock = threading.Lock()
+        self._backend, self._source = backend, source
+        self._maps.clear()
+
+    def _mapped(self, key: tuple[int, int], runs: tuple[Extent, ...]) -> _Mapped:
+        """The mapping of a column, made or grown to cover `runs`."""
+        mapped = self._maps.get(key)
+        missing = None if mapped is None else _missing(mapped.map.runs, runs)
+        if mapped is None or missing is None:
+            found = SequenceMap(self._backend, self._source.page_size, _pages(runs))
+            mapped = self._maps[key] = _Mapped(found)
+            while len(self._maps) > MAPS_KEPT:
+                self._maps.popitem(last=False)[1].map.close()
+        elif missing:
+            mapped.map.extend(missing)
+        self._maps.move_to_end(key)
+        return mapped
+
+    def _verify(self, mapped: _Mapped, state: Sequence) -> None:
+        """Raise what is wrong with a small column, looking only at what has been added since the last time."""
+        tail = (state.length, state.tail_checksum)
+        if state.length > VERIFY_LIMIT or mapped.verified_tail == tail:
+            return
+        for error in sequence.verify(state, self._source, min(mapped.verified_blocks, state.blocks)):
+            raise error
+        mapped.verified_tail = tail
+        mapped.verified_blocks = max(mapped.verified_blocks, state.blocks)
+
+
+def copied(column: Column, state: Sequence, source: Source, start: int, stop: int) -> Array:
+    """A read-only copy of the rows [start, stop), for what can't be shown in place, such as uncommitted rows."""
+    size = (stop - start) * column.row_size
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    skip = -memory.ctypes.data % ALIGNMENT
+    memory = memory[skip : skip + size]
+    memory[:] = np.frombuffer(sequence.read(state, source, start * column.row_size, stop * column.row_size), np.uint8)
+    return _array(memory.data.toreadonly(), column, stop - start)
+
+
+def _array(memory: memoryview, column: Column, rows: int) -> Array:
+    # np.ndarray(buffer=...) would look through the memoryview and let itself be made writeable.
+    return np.frombuffer(memory, column.dtype).reshape(rows, *column.shape)
+
+
+def _pages(runs: tuple[Extent, ...]) -> list[tuple[int, int]]:
+    return [(run.start, run.pages) for run in runs]
+
+
+def _missing(covered: list[tuple[int, int]], runs: tuple[Extent, ...]) -> list[tuple[int, int]] | None:
+    """Runs to add to `covered` so that it covers `runs`; None when they are not the same pages in the same order.
+
+    The same pages may be cut into runs differently, since neighbours are joined as a column grows.
+    """
+    have, want = covered[::-1], _pages(runs)[::-1]
+    while have and want:
+        (first, n), (start, pages) = have.pop(), want.pop()
+        if first != start:
+            return None
+        common = min(n, pages)
+        if n > common:
+            have.append((first + common, n - common))
+        if pages > common:
+            want.append((start + common, pages - common))
+    return want[::-1]
