@@ -1,0 +1,110 @@
+"""The checker: proves I5 and every checksum, tag, count and order of one state, and tells all that is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmstore import format as fmt
+from mmstore.catalog.entry import Entry
+from mmstore.columns import sequence
+from mmstore.database.reader import State
+from mmstore.engine.session import Session
+from mmstore.errors import CorruptError
+from mmstore.keyspace import verify
+from mmstore.keyspace.descriptor import IndexDescriptor
+from mmstore.pages.freelist import load_entries
+
+__all__ = ["Problem", "check"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that contradicts the format."""
+
+    where: str
+    """The keyspace, table, or part of the file."""
+    message: str
+    page: int | None = None
+
+
+class _Account:
+    """Which page belongs to whom."""
+
+    def __init__(self, pages: int) -> None:
+        self.owner = np.zeros(pages, np.uint16)
+        self.names = ["nobody"]
+
+    def claim(self, where: str, start: int, n: int) -> Iterator[Problem]:
+        pages = len(self.owner)
+        if n <= 0 or start < 0 or start + n > pages:
+            yield Problem(where, f"names pages {start}+{n} of a file of {pages}", start)
+            return
+        taken = np.flatnonzero(self.owner[start : start + n])
+        if len(taken):
+            page = start + int(taken[0])
+            yield Problem(where, f"{len(taken)} pages of {start}+{n} belong to {self.names[self.owner[page]]} too", page)
+        if self.names[-1] != where and len(self.names) < 65535:
+            self.names.append(where)
+        self.owner[start : start + n] = len(self.names) - 1
+
+
+def check(session: Session, state: State) -> Iterator[Problem]:
+    """Every problem of ``state``, whose root must be pinned.  Reads the file by pread, so a bad sector is told, too."""
+    root = state.root
+    if root.pages * session.page_size > session.store.backend.size():
+        yield Problem("file", f"has {session.store.backend.size()} bytes, its root {root.pages} pages")
+        return
+    account = _Account(root.pages)
+    yield from account.claim("the fixed area", 0, fmt.FIXED_SIZE // session.page_size)
+    yield from _check_free(session, state, account)
+    yield from _check_index(session, state, account, "keyspace ''", IndexDescriptor.unpack(root.main))
+    yield from _check_index(session, state, account, "the catalog", IndexDescriptor.unpack(root.catalog))
+    try:
+        names = state.names()
+    except (CorruptError, UnicodeDecodeError) as error:
+        yield Problem("the catalog", str(error), getattr(error, "page", None))
+        return
+    for name, entry in names:
+        yield from _check_entry(session, state, account, name, entry)
+    lost = np.flatnonzero(account.owner == 0)
+    if len(lost):
+        yield Problem("file", f"{len(lost)} pages are neither reachable nor held nor free", int(lost[0]))
+
+
+def _check_free(session: Session, state: State, account: _Account) -> Iterator[Problem]:
+    free = state.root.free
+    if free.consolidation:
+        yield from account.claim("the free list", free.page, free.pages + free.delta_pages)
+    try:
+        for run in load_entries(session, state.root):
+            yield from account.claim("held runs" if run.freed else "free runs", run.start, run.length)
+    except CorruptError as error:
+        yield Problem("the free list", str(error), error.page)
+
+
+def _check_index(
+    session: Session, state: State, account: _Account, where: str, desc: IndexDescriptor
+) -> Iterator[Problem]:
+    pages = 0
+    for found in verify.walk(session.pread, session.page_size, session.identity.seed, desc, state.root.pages):
+        if isinstance(found, verify.Use):
+            if found.kind == fmt.FREE_INDEX:
+                pages += found.pages
+            yield from account.claim(where, found.start, found.pages)
+        else:
+            yield Problem(where, found.message, found.page)
+    if pages != desc.pages:
+        yield Problem(where, f"its descriptor counts {desc.pages} pages, {pages} were found")
+
+
+def _check_entry(session: Session, state: State, account: _Account, name: str, entry: Entry) -> Iterator[Problem]:
+    where = f"{name!r}"
+    yield from _check_index(session, state, account, where, entry.index)
+    for sequence_state in entry.sequences:
+        for extent in (*sequence_state.runs, *sequence_state.sums_runs):
+            yield from account.claim(where, extent.start, extent.pages)
+        for error in sequence.verify(sequence_state, sequence.Source(session.page_size, session.store.read)):
+            yield Problem(where, str(error), error.page)

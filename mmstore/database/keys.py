@@ -1,0 +1,89 @@
+"""What may be a key, a value and a name, and how numpy arrays stand for many keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = ["MAX_KEY", "check_key", "check_value", "key_list", "name_bytes", "value_list"]
+
+MAX_KEY = 65535
+_PLAIN = (bytes, bytearray, memoryview)
+
+
+def check_key(key: Any) -> Any:
+    """``key`` as a contiguous bytes-like object; TypeError or ValueError where it can't be one."""
+    if type(key) is not bytes:
+        key = _bytes_like(key, "key")
+    if len(key) > MAX_KEY:
+        raise ValueError(f"a key has at most {MAX_KEY} bytes, this one has {len(key)}; store a hash of it instead")
+    return key
+
+
+def check_value(value: Any) -> Any:
+    """``value`` as a contiguous bytes-like object; TypeError where it can't be one."""
+    return value if type(value) is bytes else _bytes_like(value, "value")
+
+
+def _bytes_like(data: Any, what: str) -> Any:
+    try:
+        view = memoryview(data)
+    except TypeError:
+        raise TypeError(
+            f"expected a bytes-like {what}, found {type(data).__name__}; encode it first, as in text.encode()"
+        ) from None
+    if not view.contiguous:
+        return view.tobytes()
+    # A copy: nobody may change it while it is being written.
+    return view.cast("B").tobytes() if view.nbytes else b""
+
+
+def key_list(keys: Any) -> list[Any]:
+    """A sequence of keys, or a one-dimensional numpy array of S, V, int64 or uint64, as a list of keys.
+
+    S keys lose trailing NULs as numpy has it, V keys are taken at full width, integers are 8 bytes little-endian.
+    """
+    if not isinstance(keys, np.ndarray):
+        return [check_key(key) for key in keys]
+    if keys.ndim != 1:
+        raise ValueError(f"expected keys of one dimension, found shape {keys.shape}; use keys.ravel()")
+    kind, size = keys.dtype.kind, keys.dtype.itemsize
+    if kind == "S":
+        return [check_key(key) for key in keys.tolist()]
+    if kind in "iu" and size == 8:
+        keys = keys.astype(keys.dtype.newbyteorder("<"), copy=False)
+    elif kind != "V" or keys.dtype.names:
+        raise TypeError(f"expected keys of dtype S, V, int64 or uint64, found {keys.dtype}; convert them with astype()")
+    data = np.ascontiguousarray(keys).tobytes()
+    if size > MAX_KEY:
+        raise ValueError(f"a key has at most {MAX_KEY} bytes, these have {size}")
+    return [data[at : at + size] for at in range(0, len(data), size)] if size else [b""] * len(keys)
+
+
+def value_list(values: Any) -> list[Any]:
+    """A sequence of values, or an array whose rows are values, as a list of bytes-like objects."""
+    if isinstance(values, np.ndarray) and values.dtype.kind not in "OUT" and values.ndim:
+        if values.dtype.kind == "S" and values.ndim == 1:
+            return list(values.tolist())
+        rows = np.ascontiguousarray(values)
+        size = rows.nbytes // max(1, len(rows))
+        data = rows.tobytes()
+        return [data[at * size : (at + 1) * size] for at in range(len(rows))]
+    return [check_value(value) for value in values]
+
+
+def name_bytes(name: str) -> bytes:
+    """A keyspace's, table's or array's name as stored."""
+    if not isinstance(name, str):
+        raise TypeError(f"expected a name as str, found {type(name).__name__}")
+    data = name.encode()
+    if not 0 < len(data) <= MAX_KEY:
+        raise ValueError(f"a name has 1 to {MAX_KEY} bytes in UTF-8, this one has {len(data)}")
+    return data
+
+
+def pairs_of(keys: Sequence[Any], values: Sequence[Any]) -> None:
+    if len(keys) != len(values):
+        raise ValueError(f"expected as many values as keys, found {len(keys)} keys and {len(values)} values")

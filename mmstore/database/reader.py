@@ -1,0 +1,156 @@
+"""Reading committed state: a root with its indexes, and how long it stands without a pin.
+
+A ``State`` is one root as readers use it.  It never changes, so threads may share it.  A ``Reader`` gives the
+newest one; what was read from it without a pin stands if the published txn id has moved by at most GRACE
+since, because no run freed by a later root is used again before that (see pages.freelist).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
+
+from mmstore import format as fmt
+from mmstore.catalog.entry import KIND_NAMES, Entry
+from mmstore.engine.session import Session
+from mmstore.errors import ClosedError, CorruptError
+from mmstore.kernels.atomics import load_acquire
+from mmstore.kernels.tree import Tree
+from mmstore.keyspace import values
+from mmstore.keyspace.descriptor import IndexDescriptor
+from mmstore.pages.root import Root
+
+__all__ = ["Reader", "State"]
+
+T = TypeVar("T")
+_TXN = fmt.LIVE.offset["txn"]
+_TRIES = 4
+
+
+class State:
+    """One root: ``tree(name)`` for a keyspace's index, ``entry(name)`` for a catalog entry."""
+
+    __slots__ = ("_catalog", "_entries", "_session", "_trees", "main", "root", "txn")
+
+    def __init__(self, session: Session, root: Root) -> None:
+        self._session = session
+        self.root = root
+        self.txn = root.txn
+        self.main = self._open(IndexDescriptor.unpack(root.main))
+        self._catalog: Tree | None = None
+        self._trees: dict[bytes, Tree | None] = {b"": self.main}
+        self._entries: dict[bytes, Entry | None] = {}
+
+    def _open(self, desc: IndexDescriptor) -> Tree:
+        session = self._session
+        tree = Tree(session.page_size, session.identity.seed)
+        load = partial(values.read, session.store.mem, session.page_size)
+        tree.attach(session.store.mem, session.store.verified, load)
+        tree.set_root(desc.root, desc.height, desc.depth, self.root.pages)
+        return tree
+
+    @property
+    def catalog(self) -> Tree:
+        if self._catalog is None:
+            self._catalog = self._open(IndexDescriptor.unpack(self.root.catalog))
+        return self._catalog
+
+    def entry(self, name: bytes) -> Entry | None:
+        """The catalog entry of ``name``."""
+        try:
+            return self._entries[name]
+        except KeyError:
+            data = self.catalog.get(name)
+            entry = self._entries[name] = None if data is None else self._unpack(data)
+            return entry
+
+    def _unpack(self, data: bytes) -> Entry:
+        return Entry.unpack(data, self._session.page_size, self.root.pages)
+
+    def expect(self, name: bytes, kind: int) -> Entry | None:
+        """The entry of ``name`` if it is of this ``kind``; TypeError if it is of another."""
+        entry = self.entry(name)
+        if entry is not None and entry.kind != kind:
+            raise TypeError(
+                f"{name.decode()!r} is a {entry.kind_name}, not a {KIND_NAMES[kind]}; use another name, "
+                f"or db.{entry.kind_name}({name.decode()!r})"
+            )
+        return entry
+
+    def tree(self, name: bytes) -> Tree | None:
+        """The index of keyspace ``name``; None if it has not been written yet."""
+        try:
+            return self._trees[name]
+        except KeyError:
+            entry = self.expect(name, fmt.ENTRY_KEYSPACE)
+            tree = self._trees[name] = None if entry is None else self._open(entry.index)
+            return tree
+
+    def descriptor(self, name: bytes) -> IndexDescriptor | None:
+        """The index descriptor of keyspace ``name``."""
+        if not name:
+            return IndexDescriptor.unpack(self.root.main)
+        entry = self.expect(name, fmt.ENTRY_KEYSPACE)
+        return None if entry is None else entry.index
+
+    def names(self) -> list[tuple[str, Entry]]:
+        """All names with their entries, sorted."""
+        found = [(bytes(name).decode(), self._unpack(data)) for name, data in self.catalog.items()]
+        return sorted(found, key=lambda item: item[0])
+
+
+class Reader:
+    """The newest committed state, for one handle."""
+
+    def __init__(self, session: Session) -> None:
+        self._session: Session | None = session
+        self._live = session.live.memory
+        self._state = State(session, session.published())
+
+    def close(self) -> None:
+        self._session = None
+
+    def current(self) -> State:
+        """The newest state, without a pin: check with ``stands`` after use."""
+        state = self._state
+        if self._session is None:
+            raise ClosedError("this database is closed; open it again")
+        if load_acquire(self._live, _TXN) != state.txn:
+            state = self._state = State(self._session, self._session.published())
+        return state
+
+    def stands(self, state: State) -> bool:
+        """Whether what was read from ``state`` until now is what its root says."""
+        return load_acquire(self._live, _TXN) - state.txn <= fmt.GRACE
+
+    def read(self, how: Callable[[State], T]) -> T:
+        """``how(state)`` on the newest state: without a pin, with one when writers are too quick.
+
+        ``how`` must return no view of the file.
+        """
+        for _ in range(_TRIES):
+            state = self.current()
+            try:
+                result = how(state)
+            except CorruptError:
+                if self.stands(state):
+                    raise
+                continue
+            if self.stands(state):
+                return result
+        with self.pinned() as state:
+            return how(state)
+
+    @contextmanager
+    def pinned(self) -> Iterator[State]:
+        """A state that is pinned as long as the context lasts."""
+        session = self._session
+        if session is None:
+            raise ClosedError("this database is closed; open it again")
+        root = session.pins.pin_snapshot()
+        try:
+            yield State(session, root)
+        finally:
+            session.pins.release_snapshot(root.txn)

@@ -1,0 +1,168 @@
+"""Transactions and savepoints as users hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from mmstore import format as fmt
+from mmstore.catalog.entry import KIND_NAMES, Entry
+from mmstore.columns.schema import Schema
+from mmstore.database.keys import name_bytes
+from mmstore.database.mapping import TransactionKeyspace
+from mmstore.engine import commit
+from mmstore.engine.write import WriteState
+from mmstore.errors import ClosedError, SchemaError
+from mmstore.keyspace.index import Index
+
+if TYPE_CHECKING:
+    from mmstore.database.database import Database
+    from mmstore.database.table import TableWriter
+
+__all__ = ["Transaction"]
+
+
+class Transaction(TransactionKeyspace):
+    """All or nothing, over keyspaces, tables and arrays; itself the store's own keyspace.
+
+    As a context manager it commits at the end, and rolls back when an exception leaves the block.
+    Only one transaction at a time is open on a store; others wait up to ``timeout``.
+    """
+
+    def __init__(self, database: Database, timeout: float) -> None:
+        super().__init__(self, b"")
+        self._database = database
+        self._write: WriteState | None = commit.begin(database.session, database.writer, timeout)
+        self._ended = ""
+        self._savepoints = 0
+        self._committed = 0
+        database.transactions.add(self)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    # --- state --------------------------------------------------------------------------------------
+
+    @property
+    def txn_id(self) -> int:
+        """The id that the commit will have, or has."""
+        return self.check_open().txn if self._write is not None else self._committed
+
+    def check_open(self) -> WriteState:
+        if self._write is None:
+            raise ClosedError(f"this transaction {self._ended}; begin another one")
+        return self._write
+
+    def close_inherited(self) -> None:
+        """A child of a fork has no part in its parent's transaction."""
+        self._write = None
+        self._ended = "was inherited through a fork and belongs to the parent process"
+
+    def index(self, name: bytes) -> Index | None:
+        """The index of keyspace ``name`` for reading."""
+        write = self.check_open()
+        self._expect(write, name, fmt.ENTRY_KEYSPACE)
+        return write.index(name)
+
+    def changing(self, name: bytes) -> WriteState:
+        """The state to change keyspace ``name`` with."""
+        write = self.check_open()
+        if name:
+            self._expect(write, name, fmt.ENTRY_KEYSPACE)
+        return write
+
+    @staticmethod
+    def _expect(write: WriteState, name: bytes, kind: int) -> Entry | None:
+        if not name:
+            return None
+        entry = write.entry(name)
+        if entry is not None and entry.kind != kind:
+            raise TypeError(f"{name.decode()!r} is a {entry.kind_name}, not a {KIND_NAMES[kind]}; use another name")
+        return entry
+
+    # --- what is in the store -----------------------------------------------------------------------
+
+    def mapping(self, name: bytes) -> TransactionKeyspace:
+        return TransactionKeyspace(self, name) if name else self
+
+    def keyspace(self, name: str) -> TransactionKeyspace:
+        """The named mapping, made by the first write."""
+        return TransactionKeyspace(self, name_bytes(name))
+
+    def create_table(self, name: str, schema: Any, key: Any = None) -> TableWriter:
+        """Make a table; ValueError if the name is taken."""
+        made = Schema.of(schema, key)
+        write = self.check_open()
+        self._free_name(write, name)
+        write.create(name_bytes(name), Entry.table(made))
+        return self.table(name)
+
+    def table(self, name: str) -> TableWriter:
+        """The table ``name``; KeyError if there is none."""
+        from mmstore.database.table import TableWriter
+
+        if self._expect(self.check_open(), name_bytes(name), fmt.ENTRY_TABLE) is None:
+            raise KeyError(name)
+        return TableWriter(self, name_bytes(name))
+
+    def drop(self, name: str) -> None:
+        """Remove a keyspace, table or array with all it has; KeyError if there is none."""
+        write = self.check_open()
+        if write.entry(name_bytes(name)) is None:
+            raise KeyError(name)
+        write.drop(name_bytes(name))
+
+    @staticmethod
+    def _free_name(write: WriteState, name: str) -> None:
+        entry = write.entry(name_bytes(name))
+        if entry is not None:
+            raise SchemaError(f"{name!r} is a {entry.kind_name} already; drop it first or use another name")
+
+    # --- the end ------------------------------------------------------------------------------------
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """A nested part: an exception that leaves it undoes only what it did, and is raised further."""
+        write = self.check_open()
+        mark = write.savepoint()
+        try:
+            yield
+        except BaseException:
+            if self._write is write:
+                write.rollback(mark)
+            raise
+        if self._write is write:
+            write.release(mark)
+
+    def commit(self) -> int:
+        """Commit and return the txn id; durable when this returns, unless the store is relaxed."""
+        write = self.check_open()
+        self._write, self._ended = None, "has ended"
+        self._database.transactions.discard(self)
+        self._committed = commit.commit(self._database.session, self._database.writer, write)
+        return self._committed
+
+    def rollback(self) -> None:
+        """End without a trace; nothing to do if it ended already."""
+        if self._write is None:
+            return
+        write, self._write, self._ended = self._write, None, "was rolled back"
+        self._database.transactions.discard(self)
+        commit.rollback(self._database.writer, write)
+
+    def __enter__(self) -> Transaction:
+        self.check_open()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is not None:
+            self.rollback()
+        elif self._write is not None:
+            self.commit()
+        elif self._ended.startswith("was inherited"):
+            self.check_open()

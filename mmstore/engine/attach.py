@@ -1,0 +1,172 @@
+"""Attaching to a store, making one, and leaving it.
+
+GATE lets one process at a time attach, recover or leave.  LIVE is held shared by every handle; whoever gets
+it exclusively under GATE is alone, so the live page is stale: a newcomer rebuilds it (after recovery, unless
+the store was closed cleanly), and a leaver closes the store cleanly, which leaves one file.
+
+A store is made complete under a temporary name and then linked to its own, so a crash leaves a whole store
+or none; its directory entry is synced before anyone can commit to it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from mmstore import format as fmt
+from mmstore.disk.backend import Backend, Filesystem
+from mmstore.disk.locks import FileLocks
+from mmstore.engine import checkpoint, recovery
+from mmstore.engine.session import Options, Session
+from mmstore.errors import CorruptError, ReadOnlyError
+from mmstore.pages.root import Header, Identity, Root, newest_header, read_headers
+
+__all__ = ["attach", "create", "detach"]
+
+
+def create(fs: Filesystem, path: str, page_size: int, *, replace: bool) -> None:
+    """Make an empty store at ``path``.
+
+    An existing file is replaced whole if ``replace`` (those who have it open keep it), else FileExistsError.
+    """
+    temporary = f"{path}.{os.urandom(6).hex()}.new"
+    backend = fs.open(temporary, create=True, exclusive=True)
+    try:
+        write_new(backend, Identity.new(page_size), Root(txn=1, pages=fmt.ZONE_SIZE // page_size))
+        if replace:
+            fs.rename(temporary, path)
+        else:
+            fs.link_exclusive(temporary, path)
+    except BaseException:
+        if fs.exists(temporary):
+            fs.unlink(temporary)
+        raise
+    finally:
+        backend.close()
+    fs.sync_dir(path)
+
+
+def write_new(backend: Backend, identity: Identity, root: Root) -> None:
+    """Fill an empty file with an empty store, durably."""
+    backend.allocate(0, root.pages * identity.page_size)
+    backend.pwrite(identity.pack(), fmt.IDENTITY_AT)
+    header = Header(identity.uuid, 0, root)
+    for at in (0, 1):
+        backend.pwrite(header.pack(at), fmt.HEADER_AT[at])
+    backend.sync_all()
+
+
+def attach(fs: Filesystem, path: str, options: Options) -> Session:
+    """Attach to the store at ``path``; recovers it first when its last user did not close it.
+
+    Raises FileNotFoundError, FormatError, CorruptError, LockTimeout or SyncError; the file is closed then.
+    """
+    deadline = time.monotonic() + options.timeout
+    while True:
+        backend = fs.open(path, write=True)
+        locks = FileLocks(backend)
+        try:
+            locks.acquire_exclusive(fmt.LOCK_GATE, deadline)
+            if fs.identity(path) != backend.identity():  # replaced while we waited
+                backend.close()
+                continue
+            return attach_under_gate(fs, path, backend, locks, options)
+        except BaseException:
+            backend.close()
+            raise
+
+
+def attach_under_gate(fs: Filesystem, path: str, backend: Backend, locks: FileLocks, options: Options) -> Session:
+    """The caller holds GATE; it is released here."""
+    identity = read_identity(backend, path)
+    session = Session(fs, path, backend, identity, options, locks)
+    if locks.try_exclusive(fmt.LOCK_LIVE):
+        start_session(session)
+    if not locks.try_shared(fmt.LOCK_LIVE):
+        raise CorruptError(f"{path}: the LIVE lock is held by someone who does not hold GATE; is it another program?")
+    session.published()
+    locks.unlock(fmt.LOCK_GATE)
+    return session
+
+
+def read_identity(backend: Backend, path: str) -> Identity:
+    """Identity of a file that is long enough to be a store."""
+    identity = Identity.unpack(backend.pread(fmt.IDENTITY.size, fmt.IDENTITY_AT), path)
+    if backend.size() < fmt.FIXED_SIZE:
+        raise CorruptError(
+            f"{path}: expected at least {fmt.FIXED_SIZE} bytes, found {backend.size()}: the file was cut short; "
+            "restore a backup",
+            offset=backend.size(),
+        )
+    return identity
+
+
+def start_session(session: Session) -> None:
+    """Alone: find the newest committed root and build the live page on it."""
+    live = session.live
+    if session.options.in_memory and live.txn:
+        live.set("committing", live.txn)  # the memory outlived who wrote it; what it published stands
+        return
+    at, header = newest_header(read_headers(session.pread, session.identity.uuid), session.path)
+    root = header.root
+    size = session.store.backend.size()
+    if root.pages * session.page_size > size:
+        raise CorruptError(
+            f"{session.path}: expected {root.pages * session.page_size} bytes, found {size}: the file was cut short; "
+            "restore a backup",
+            offset=size,
+        )
+    session.live.rebuild(session.new_nonce(), root, at, header.log_id, size)
+    if header.log_id:
+        root = recovery.recover(session, at, header)
+        session.live.rebuild(session.new_nonce(), root, 1 - at, 0, session.store.size)
+        session.freelist.forget()
+        session.workspace.reset()
+
+
+def detach(session: Session) -> None:
+    """Leave the store; the last to leave closes it cleanly.
+
+    While views are alive the file stays attached for them (their pins and mappings), until the last dies.
+    """
+    if session.background is not None:
+        session.background.join()
+    session.locks.acquire_exclusive(fmt.LOCK_GATE, time.monotonic() + session.options.timeout)
+    try:
+        if session.locks.try_exclusive(fmt.LOCK_LIVE):
+            if not session.options.in_memory and not session.live.get("poison"):
+                close_cleanly(session)
+            if session.pins.alive:
+                session.locks.try_shared(fmt.LOCK_LIVE)
+    finally:
+        session.locks.unlock(fmt.LOCK_GATE)
+    session.drop_log()
+    session.pins.give_up_slot()
+    if not session.pins.alive:
+        session.store.close()
+
+
+def close_cleanly(session: Session) -> None:
+    """The last close: everything durable in one file, which no header says a log continues."""
+    live = session.live
+    if live.get("committing") > live.txn:
+        recovery.settle(session)
+    log = session.current_log()
+    if log is None:
+        return
+    checkpoint.checkpoint(session)
+    live.set("log_id", 0)
+    root = session.published()
+    for at in (1 - live.get("durable_at"), live.get("durable_at")):
+        checkpoint.place_header(session, at, Header(session.identity.uuid, 0, root))
+    recovery.retire_log(session, log)
+
+
+def require_writable(session: Session) -> None:
+    if not session.options.writable:
+        raise ReadOnlyError(f'{session.path} was opened with flag "r"; open it with "w" or "c" to write')
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """The path by which handles, logs and pickles name a store."""
+    return os.path.realpath(os.fspath(path))

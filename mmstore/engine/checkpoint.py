@@ -1,0 +1,166 @@
+"""Checkpoint: make a root durable in the file itself, so that log space and old runs become free.
+
+1. take the root and its place in the log together; enter it as ``making``
+2. (pages carry their checksums already)
+3. write the data back in slices, then sync it; the other header is durable since it was written
+4. write the older header, sync it
+5. raise ``durable``; clear ``making``: log space and old runs are free
+
+Step 1 works like a reader's pin (``making`` is infinite while the root is being chosen), so it needs no
+writer lock: a long transaction delays no checkpoint.  The lock byte CHECKPOINT is held throughout; whoever
+gets it and finds ``making`` set knows that the maker died, and asks the headers how far it came.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from mmstore import format as fmt
+from mmstore.disk.log import Log
+from mmstore.disk.storefile import StoreFile
+from mmstore.engine.session import Session
+from mmstore.errors import LockTimeout, SyncError
+from mmstore.kernels.atomics import fence
+from mmstore.pages.root import Header, Root, newest_header, read_headers
+
+__all__ = ["checkpoint", "create_log", "due", "resolve_making", "start_if_due"]
+
+_HELD_SHARE = 4  # a checkpoint is due when held pages are more than 1 / this of the file ...
+_HELD_LEAST = 1024  # ... and more than this many
+
+
+def checkpoint(session: Session, root: Root | None = None) -> None:
+    """Make ``root`` durable; None: the newest published one.  Waits for a checkpoint under way."""
+    if session.options.in_memory:
+        return
+    with session.hold_checkpoint():
+        resolve_making(session)
+        root = take_root(session, root)
+        if root.txn > session.live.get("durable"):
+            sync_data(session)
+            write_header(session, root)
+        else:
+            session.live.set("making", 0)
+
+
+def take_root(session: Session, root: Root | None) -> Root:
+    """Step 1."""
+    live = session.live
+    if root is None:
+        live.set("making", fmt.FOREVER)
+        fence()
+        root = session.published()
+    live.set("making", root.txn)
+    return root
+
+
+def sync_data(session: Session) -> None:
+    """Step 3: everything placed so far; the slices keep the sync itself, and whoever shares the disk, quick."""
+    store = session.store
+    end = session.live.get("file_size")
+    session.sync(lambda: _write_back(store, end))
+    session.sync(store.sync_all)
+
+
+def _write_back(store: StoreFile, end: int) -> None:
+    for _ in store.write_back(fmt.FIXED_SIZE, end - fmt.FIXED_SIZE):
+        pass
+
+
+def write_header(session: Session, root: Root) -> None:
+    """Steps 4 and 5."""
+    live = session.live
+    at = 1 - live.get("durable_at")
+    place_header(session, at, Header(session.identity.uuid, live.get("log_id"), root))
+    finish(session, root, at)
+    session.counts["checkpoints"] += 1
+
+
+def place_header(session: Session, at: int, header: Header) -> None:
+    """Write one header and sync it."""
+    store = session.store
+    store.write_header(fmt.HEADER_AT[at], header.pack(at))
+    session.sync(lambda: store.sync(fmt.HEADER_AT[at], fmt.HEADER.size))
+
+
+def finish(session: Session, root: Root, at: int) -> None:
+    """Step 5.  ``making`` is cleared last: until then a successor reads the headers itself."""
+    live = session.live
+    live.set("durable_at", at)
+    live.set("durable", root.txn)
+    live.set("log_start", root.log_position)
+    live.set("making", 0)
+
+
+def resolve_making(session: Session) -> None:
+    """A checkpoint's maker died: sync, and see whether its header stands."""
+    if not session.live.get("making"):
+        return
+    session.sync(session.store.sync_all)
+    at, header = newest_header(read_headers(session.pread, session.identity.uuid), session.path)
+    finish(session, header.root, at)
+
+
+# --- when ------------------------------------------------------------------------------------------------
+
+
+def due(session: Session, root: Root) -> bool:
+    """Whether, with ``root`` the newest, the log is half full or the pages held for the durable root are many."""
+    if root.log_position - session.live.get("log_start") > session.options.log_ring // 2:
+        return True
+    held = sum(run.length for run in session.freelist.blocked)
+    return held > max(_HELD_LEAST, root.pages // _HELD_SHARE) and session.live.get("durable") < root.txn
+
+
+def start_if_due(session: Session, root: Root) -> None:
+    """Start a checkpoint in the background (or make it now) when one is due and none is under way."""
+    if session.options.in_memory or session.checkpointing.locked() or not due(session, root):
+        return
+    if not session.options.background:
+        checkpoint(session)
+    elif session.background is None or not session.background.is_alive():
+        session.background = threading.Thread(
+            target=_in_background, args=(session,), name="mmstore-checkpoint", daemon=True
+        )
+        session.background.start()
+
+
+def _in_background(session: Session) -> None:
+    try:
+        checkpoint(session)
+    except (SyncError, LockTimeout) as error:
+        # A SyncError has poisoned the store, so every writer is told; at a LockTimeout another process is making one.
+        session.background_error = error
+
+
+# --- the log's birth -------------------------------------------------------------------------------------
+
+
+def create_log(session: Session) -> Log:
+    """Make a log and have a header name it, before any commit in it is acknowledged.
+
+    The newest root is durable then (without a log every commit is), so both headers have the same root
+    or an older one; of two that have the same, the one that names a log counts.
+    """
+    with session.hold_checkpoint():
+        resolve_making(session)
+        live = session.live
+        root = session.published()
+        assert root.txn == live.get("durable"), "a commit without a log is durable"
+        backend = session.store.backend
+        log = Log.create(
+            session.fs,
+            session.log_path,
+            session.identity.uuid,
+            session.options.log_ring,
+            mode=backend.mode(),
+            owner=backend.owner(),
+        )
+        session.drop_log()
+        session.log = log
+        at = 1 - live.get("durable_at")
+        place_header(session, at, Header(session.identity.uuid, log.log_id, root))
+        live.set("durable_at", at)
+        live.set("log_start", root.log_position)
+        live.set("log_id", log.log_id)
+        return log

@@ -1,0 +1,143 @@
+"""Commit: how a transaction's private pages become the newest root, by one of two paths.
+
+Small (its operations fit the log)              Large (they do not; in every mode)
+
+1. build; place pages on free runs              1. build; place pages on free runs
+2. set ``committing``; append to the log        2. set ``committing``; checkpoint this root
+3. sync the log (durable from here)             3. publish
+4. publish
+
+``committing`` holds the txn id itself: a commit is under way, or its writer died, while it is beyond the
+published one.  Relaxed durability leaves step 3 of the small path out.  From step 2 on a commit is not left:
+what strikes there is raised after the commit was finished (or cut off) as a successor would do it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mmstore.disk.log import record_size
+from mmstore.engine import checkpoint
+from mmstore.engine.session import Session
+from mmstore.engine.write import WriteState
+from mmstore.engine.writer import Writer
+from mmstore.errors import SyncError
+from mmstore.pages.root import Root
+
+__all__ = ["begin", "commit", "rollback"]
+
+
+def begin(session: Session, writer: Writer, timeout: float) -> WriteState:
+    """Start a transaction on the newest root; raises LockTimeout, TransactionError or SyncError."""
+    base = writer.begin(timeout)
+    limit = 0 if session.options.in_memory else session.options.log_ring // 4
+    try:
+        session.store.allocate_again()
+        return WriteState(session, base, base.txn + 1, limit)
+    except BaseException:
+        session.freelist.forget()
+        writer.end()
+        raise
+
+
+def rollback(writer: Writer, write: WriteState) -> None:
+    """End a transaction without a trace."""
+    try:
+        write.abort()
+    finally:
+        writer.end()
+
+
+def commit(session: Session, writer: Writer, write: WriteState) -> int:
+    """Commit and return the txn id (the base's where nothing was changed)."""
+    if not write.changed:
+        rollback(writer, write)
+        return write.base.txn
+    try:
+        root = write.build()
+    except BaseException:
+        session.freelist.forget()
+        write.work.reset()
+        writer.end()
+        raise
+    if session.options.in_memory:
+        _commit_in_memory(writer, root)
+    elif write.operations.complete:
+        _commit_small(session, writer, write, root)
+    else:
+        _commit_large(session, writer, root)
+    checkpoint.start_if_due(session, root)
+    return root.txn
+
+
+def _commit_small(session: Session, writer: Writer, write: WriteState, root: Root) -> None:
+    try:
+        _make_room(session, writer, write)
+        session.live.set("committing", root.txn)
+        root = append(session, writer, write, root)
+        writer.built(root)
+        if session.options.durability == "relaxed":
+            writer.publish_relaxed()
+    except BaseException:
+        writer.abandon()
+        writer.end()
+        raise
+    writer.end()
+    if session.options.durability == "relaxed":
+        return
+    try:
+        writer.wait_durable(root.txn)
+    except SyncError:
+        raise
+    except BaseException:
+        writer.wait_durable(root.txn)
+        raise
+
+
+def append(session: Session, writer: Writer, write: WriteState, root: Root) -> Root:
+    """Step 2: the record goes behind the base's; returns the root with the place behind it."""
+    log = session.current_log()
+    assert log is not None
+    position, chain = log.append(
+        root.txn,
+        write.operations.payload(),
+        previous=write.base.log_chain,
+        position=write.base.log_position,
+        synced=session.live.get("synced"),
+        nonce=session.new_nonce() if writer.fresh else 0,
+    )
+    return replace(root, log_position=position, log_chain=chain)
+
+
+def _make_room(session: Session, writer: Writer, write: WriteState) -> None:
+    """Make a log if there is none, and room in it: what the durable header covers is free."""
+    log = session.current_log()
+    if log is None:
+        log = checkpoint.create_log(session)
+    need = record_size(write.operations.size)
+    if log.ring - (write.base.log_position - session.live.get("log_start")) < need:
+        writer.wait_durable(write.base.txn)
+        checkpoint.checkpoint(session)
+    room = log.ring - (write.base.log_position - session.live.get("log_start"))
+    assert room >= need, f"the log has {room} bytes of room after a checkpoint, {need} are needed"
+
+
+def _commit_large(session: Session, writer: Writer, root: Root) -> None:
+    try:
+        writer.wait_durable(root.txn - 1)
+        session.live.set("committing", root.txn)
+        checkpoint.checkpoint(session, root)
+        writer.publish_now(root)
+        session.counts["large_commits"] += 1
+    except BaseException:
+        writer.abandon()
+        raise
+    finally:
+        writer.end()
+
+
+def _commit_in_memory(writer: Writer, root: Root) -> None:
+    try:
+        writer.publish_now(root)
+    finally:
+        writer.end()

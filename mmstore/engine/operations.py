@@ -1,0 +1,86 @@
+"""The logical operations of a transaction, as the log keeps them.
+
+A log record's payload is a sequence of operations; replaying them on the root before gives the
+transaction's state again, on whatever pages are free then.  An ``Operations`` collects them while the
+transaction runs and gives up when they outgrow the log's limit: such a transaction is committed by a
+checkpoint, and needs no log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from mmstore import format as fmt
+from mmstore.errors import CorruptError
+
+__all__ = ["Operation", "Operations", "decode"]
+
+_OP = fmt.OP.struct
+_ROWS = 8
+
+
+class Operation(NamedTuple):
+    """One decoded operation; ``name`` b"" is the store's own keyspace."""
+
+    code: int
+    name: bytes
+    key: bytes
+    value: bytes
+
+
+class Operations:
+    """Operations of a running transaction, at most ``limit`` bytes; beyond, ``complete`` is False."""
+
+    __slots__ = ("_parts", "complete", "limit", "size")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.size = 0
+        self.complete = limit > 0
+        self._parts: list[bytes] = []
+
+    def add(self, code: int, name: bytes, key: Any = b"", value: Any = b"") -> None:
+        if not self.complete:
+            return
+        key_size, value_size = len(key), len(value)
+        size = _OP.size + len(name) + key_size + value_size
+        if self.size + size > self.limit:
+            self.complete = False
+            self._parts.clear()
+            return
+        self.size += size
+        self._parts.append(b"".join((_OP.pack(code, 0, len(name), key_size, value_size), name, key, value)))
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def payload(self) -> list[bytes]:
+        """The record's payload, in parts."""
+        return self._parts
+
+    def mark(self) -> tuple[int, int]:
+        return len(self._parts), self.size
+
+    def rollback(self, mark: tuple[int, int]) -> None:
+        """Forget what was added since ``mark``; what outgrew the limit once stays incomplete."""
+        if self.complete:
+            count, self.size = mark
+            del self._parts[count:]
+
+
+def decode(payload: bytes) -> Iterator[Operation]:
+    """The operations of one record; CorruptError where they do not fit its length."""
+    at, end = 0, len(payload)
+    while at < end:
+        if at + _OP.size > end:
+            raise CorruptError("a log record ends inside an operation; restore a backup")
+        code, _, name_size, key_size, value_size = _OP.unpack_from(payload, at)
+        at += _OP.size
+        stop = at + name_size + key_size + value_size
+        if stop > end or code not in fmt.OPERATIONS:
+            raise CorruptError(f"a log record has an impossible operation (code {code}); restore a backup")
+        key_at = at + name_size
+        value_at = key_at + key_size
+        yield Operation(code, payload[at:key_at], payload[key_at:value_at], payload[value_at:stop])
+        at = stop

@@ -1,0 +1,157 @@
+"""A session: one handle's attachment to a store, with everything that the protocols work on.
+
+It owns the open file and its mapping, the locks, the live page, the pins, the free list, the log and the
+private pages of the one transaction that the handle may be building.  ``attach`` makes it, the protocols
+(``commit``, ``checkpoint``, ``recovery``) move it, the database package wraps it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from mmstore import format as fmt
+from mmstore.disk.backend import Backend, Filesystem
+from mmstore.disk.locks import FileLocks
+from mmstore.disk.log import Log
+from mmstore.disk.storefile import StoreFile
+from mmstore.errors import SyncError
+from mmstore.pages.freelist import FreeList
+from mmstore.pages.live import LivePage
+from mmstore.pages.pins import Interval, Pins, needed_intervals
+from mmstore.pages.root import Identity, Root
+from mmstore.pages.workspace import Workspace
+
+__all__ = ["Options", "Session"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a handle was opened."""
+
+    writable: bool = True
+    durability: str = "full"
+    timeout: float = 5.0
+    """Seconds to wait for a lock."""
+    in_memory: bool = False
+    background: bool = True
+    """Checkpoints that are due run in a thread of their own; else inside the commit that finds them due."""
+    log_ring: int = 4 << 20
+    """Bytes of log."""
+
+
+class Session:
+    """One handle's attachment.  ``root`` is the newest published root this handle has seen."""
+
+    def __init__(
+        self, fs: Filesystem, path: str, backend: Backend, identity: Identity, options: Options, locks: FileLocks
+    ) -> None:
+        self.fs = fs
+        self.path = path
+        self.identity = identity
+        self.options = options
+        self.locks = locks
+        self.page_size = identity.page_size
+        self.store = StoreFile(backend, identity.page_size)
+        self.live = LivePage(self.store.live)
+        self.pins = Pins(self.live, locks, self.published, backend.writable, backend)
+        self.freelist = FreeList(self, self.needed, lambda: self.live.txn)
+        self.workspace = Workspace(self.store, self.freelist, identity.page_size, identity.seed)
+        self.log: Log | None = None
+        self.checkpointing = threading.Lock()
+        self.background: threading.Thread | None = None
+        self.background_error: Exception | None = None
+        self.counts = {"commits": 0, "large_commits": 0, "syncs": 0, "checkpoints": 0, "settled": 0}
+
+    def new_nonce(self) -> int:
+        """A random number that is not 0."""
+        return int.from_bytes(os.urandom(8), "little") | 1
+
+    @contextmanager
+    def hold_checkpoint(self) -> Iterator[None]:
+        """The right to write headers, among the threads and processes; raises LockTimeout."""
+        deadline = time.monotonic() + self.options.timeout
+        with self.checkpointing:
+            self.locks.acquire_exclusive(fmt.LOCK_CHECKPOINT, deadline)
+            try:
+                yield
+            finally:
+                self.locks.unlock(fmt.LOCK_CHECKPOINT)
+
+    # --- roots --------------------------------------------------------------------------------------
+
+    def published(self) -> Root:
+        """The newest published root, with the file mapped as far as it goes."""
+        root = self.live.read_root()
+        self.follow(root)
+        return root
+
+    def follow(self, root: Root) -> None:
+        """Map what other processes grew."""
+        if root.pages * self.page_size > self.store.size:
+            self.store.follow(root.pages * self.page_size)
+
+    # --- what the free list asks --------------------------------------------------------------------
+
+    def needed(self) -> tuple[list[Interval], list[Interval]]:
+        self.pins.drain()
+        return needed_intervals(self.live, self.locks, self.pins.slot, durable=not self.options.in_memory)
+
+    def pread(self, n: int, offset: int) -> bytes:
+        return self.store.backend.pread(n, offset)
+
+    def place(self, runs: list[tuple[int, bytes]]) -> None:
+        self.store.place(runs)
+
+    def grow(self, to: int) -> None:
+        self.store.grow(to)
+        self.live.set("file_size", max(self.store.size, self.live.get("file_size")))
+
+    # --- the log ------------------------------------------------------------------------------------
+
+    @property
+    def log_path(self) -> str:
+        return self.path + fmt.WAL_SUFFIX
+
+    def current_log(self) -> Log | None:
+        """The log that the live page names, opened when another process made it; None if there is none."""
+        log_id = self.live.get("log_id")
+        if not log_id:
+            return None
+        if self.log is None or self.log.log_id != log_id:
+            self.drop_log()
+            self.log = Log.open(self.fs, self.log_path, log_id, self.identity.uuid)
+        return self.log
+
+    def drop_log(self) -> None:
+        if self.log is not None:
+            self.log.close()
+            self.log = None
+
+    # --- failed syncs (I7) --------------------------------------------------------------------------
+
+    def sync(self, how: Callable[[], None]) -> None:
+        """Run a sync; if it fails, poison the store for every handle (a retried sync can lie)."""
+        self.check_poison()
+        try:
+            how()
+        except OSError as error:
+            self.live.set("poison", 1)
+            raise SyncError(
+                error.errno or 0,
+                f"syncing {self.path} failed ({error}): what reached the disk is unknown and nothing more will be "
+                "acknowledged; close every handle of this store and open it again to recover",
+            ) from error
+        self.counts["syncs"] += 1
+
+    def check_poison(self) -> None:
+        if self.live.get("poison"):
+            raise SyncError(
+                0,
+                f"{self.path} takes no writes since a sync failed in this session; "
+                "close every handle of this store and open it again to recover",
+            )

@@ -1,0 +1,268 @@
+"""A transaction under construction: the state that user code, recovery and takeover all build with.
+
+It starts at a base root, works on private pages only (I1), and ends either in ``build()``, which places the
+pages and returns the new root, or in ``abort()``, which leaves no trace.  Every change is also added to
+``operations``, unless they outgrow the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mmstore import format as fmt
+from mmstore.catalog.entry import Entry
+from mmstore.columns import rows as row_codec
+from mmstore.columns import sequence
+from mmstore.engine.operations import Operation, Operations
+from mmstore.engine.session import Session
+from mmstore.errors import CorruptError
+from mmstore.keyspace.descriptor import IndexDescriptor
+from mmstore.keyspace.index import Index
+from mmstore.pages.root import Root
+
+__all__ = ["WriteState"]
+
+
+@dataclass(slots=True)
+class _Mark:
+    work: Any
+    operations: tuple[int, int]
+    descriptors: dict[bytes, IndexDescriptor]
+    entries: dict[bytes, Entry]
+    dirty: set[bytes]
+    catalog: IndexDescriptor
+    next_id: int
+
+
+class WriteState:
+    """One transaction's changes.  The caller holds the writer lock; ``limit`` bytes of operations are kept."""
+
+    def __init__(self, session: Session, base: Root, txn: int, limit: int) -> None:
+        self.session = session
+        self.base = base
+        self.txn = txn
+        self.work = session.workspace
+        session.follow(base)
+        session.freelist.load(base)
+        session.freelist.begin(txn)
+        self.work.begin(txn)
+        self.operations = Operations(limit)
+        self.next_id = base.next_id
+        self._catalog = Index(IndexDescriptor.unpack(base.catalog), self.work)
+        self._indexes = {b"": Index(IndexDescriptor.unpack(base.main), self.work)}
+        self._entries: dict[bytes, Entry] = {}
+        self._dirty: set[bytes] = set()
+        freelist, store = session.freelist, session.store
+        self.space = sequence.Space(session.page_size, store.read, txn, freelist.alloc, freelist.free, store.place)
+
+    # --- names --------------------------------------------------------------------------------------
+
+    def entry(self, name: bytes) -> Entry | None:
+        """The catalog entry of ``name`` as this transaction has it."""
+        found = self._entries.get(name)
+        if found is None:
+            data = self._catalog.get(name)
+            if data is not None:
+                found = self._entries[name] = self._unpack(data)
+        return found
+
+    def _unpack(self, data: Any) -> Entry:
+        return Entry.unpack(data, self.session.page_size, self.session.freelist.pages)
+
+    def names(self) -> list[tuple[bytes, Entry]]:
+        stored = {bytes(name): data for name, data in self._catalog.items()}
+        return [(name, self._entries.get(name) or self._unpack(data)) for name, data in stored.items()]
+
+    def create(self, name: bytes, entry: Entry) -> Entry:
+        """Add ``entry`` (its id is given here) under a name that is free."""
+        entry = replace(entry, id=self.next_id)
+        self.next_id += 1
+        self.operations.add(fmt.OP_CREATE, name, b"", entry.pack())
+        self._catalog.put(name, entry.pack())
+        self._entries[name] = entry
+        return entry
+
+    def drop(self, name: bytes) -> None:
+        """Remove ``name`` and free everything that it has."""
+        entry = self.entry(name)
+        assert entry is not None
+        self.operations.add(fmt.OP_DROP, name)
+        index = self._indexes.pop(name, None) or Index(entry.index, self.work)
+        index.clear()
+        for state in entry.sequences:
+            sequence.free(state, self.space)
+        self._entries.pop(name, None)
+        self._dirty.discard(name)
+        self._catalog.delete(name)
+
+    def index(self, name: bytes, create: bool = False) -> Index | None:
+        """The index of keyspace ``name``, made on first write if ``create``; None if there is none."""
+        found = self._indexes.get(name)
+        if found is None:
+            entry = self.entry(name)
+            if entry is None:
+                if not create:
+                    return None
+                entry = self.create(name, Entry.keyspace())
+            found = self._indexes[name] = Index(entry.index, self.work)
+        return found
+
+    # --- changes ------------------------------------------------------------------------------------
+
+    def put(self, name: bytes, key: Any, value: Any) -> bool:
+        index = self._indexes.get(name) or self.index(name, create=True)
+        assert index is not None
+        new = index.put(key, value)
+        self.operations.add(fmt.OP_PUT, name, key, value)
+        if name:
+            self._dirty.add(name)
+        return new
+
+    def put_many(self, name: bytes, keys: list[Any], values: list[Any]) -> int:
+        index = self._indexes.get(name) or self.index(name, create=True)
+        assert index is not None
+        new = index.put_many(keys, values)
+        for key, value in zip(keys, values, strict=True):
+            self.operations.add(fmt.OP_PUT, name, key, value)
+            if not self.operations.complete:
+                break
+        if name:
+            self._dirty.add(name)
+        return new
+
+    def delete(self, name: bytes, key: Any) -> bool:
+        index = self._indexes.get(name) or self.index(name)
+        if index is None or not index.delete(key):
+            return False
+        self.operations.add(fmt.OP_DELETE, name, key)
+        if name:
+            self._dirty.add(name)
+        return True
+
+    def clear(self, name: bytes) -> None:
+        index = self._indexes.get(name) or self.index(name)
+        if index is not None and index.count:
+            index.clear()
+            self.operations.add(fmt.OP_CLEAR, name)
+            if name:
+                self._dirty.add(name)
+
+    def append(self, name: bytes, count: int, buffers: Sequence[Any]) -> range:
+        """Append ``count`` rows to table ``name``, one buffer of new bytes for each column."""
+        entry = self.entry(name)
+        assert entry is not None
+        states = [
+            sequence.append(state, data, self.space) if len(data) else state
+            for state, data in zip(entry.sequences, buffers, strict=True)
+        ]
+        rows = range(entry.rows, entry.rows + count)
+        self._entries[name] = replace(entry, rows=rows.stop, sequences=tuple(states))
+        self._dirty.add(name)
+        if self.operations.complete:
+            size = sum(map(len, buffers))
+            if size > self.operations.limit:
+                self.operations.complete = False
+            else:
+                self.operations.add(fmt.OP_APPEND, name, count.to_bytes(8, "little"), b"".join(buffers))
+        return rows
+
+    def apply(self, operation: Operation) -> None:
+        """Replay one operation of the log."""
+        code, name, key, value = operation
+        if code == fmt.OP_PUT:
+            self.put(name, key, value)
+        elif code == fmt.OP_DELETE:
+            self.delete(name, key)
+        elif code == fmt.OP_CLEAR:
+            self.clear(name)
+        elif code == fmt.OP_CREATE:
+            self.create(name, Entry.unpack(value, self.session.page_size, 0))
+        elif self.entry(name) is None:
+            raise CorruptError(f"the log names {name!r}, which the catalog does not have; restore a backup")
+        elif code == fmt.OP_DROP:
+            self.drop(name)
+        else:
+            entry = self.entry(name)
+            if entry is None or entry.schema is None:
+                raise CorruptError(f"the log appends rows to {name!r}, which is no table; restore a backup")
+            count = int.from_bytes(key, "little")
+            self.append(name, count, row_codec.split(entry.schema, count, value))
+
+    # --- savepoints ---------------------------------------------------------------------------------
+
+    def savepoint(self) -> _Mark:
+        return _Mark(
+            self.work.savepoint(),
+            self.operations.mark(),
+            {name: index.desc for name, index in self._indexes.items()},
+            self._entries.copy(),
+            self._dirty.copy(),
+            self._catalog.desc,
+            self.next_id,
+        )
+
+    def rollback(self, mark: _Mark) -> None:
+        """Undo everything since ``mark``."""
+        self.work.rollback(mark.work)
+        self.operations.rollback(mark.operations)
+        for name in [name for name in self._indexes if name not in mark.descriptors]:
+            del self._indexes[name]
+        for name, desc in mark.descriptors.items():
+            if name in self._indexes:
+                self._indexes[name].desc = desc
+            else:
+                self._indexes[name] = Index(desc, self.work)
+        self._entries = mark.entries
+        self._dirty = mark.dirty
+        self._catalog.desc = mark.catalog
+        self.next_id = mark.next_id
+
+    def release(self, mark: _Mark) -> None:
+        """Keep what was done since ``mark``."""
+        self.work.release(mark.work)
+
+    # --- the end ------------------------------------------------------------------------------------
+
+    @property
+    def changed(self) -> bool:
+        return bool(len(self.operations)) or not self.operations.complete
+
+    def _store_entries(self) -> None:
+        """Put changed entries into the catalog, with the final numbers of their indexes' roots."""
+        if not self._dirty:
+            return
+        self.work.assign(self.txn)
+        for name in sorted(self._dirty):
+            entry = self._entries[name]
+            index = self._indexes.get(name)
+            if index is not None:
+                entry = self._entries[name] = replace(entry, index=index.sealed_desc())
+            self._catalog.put(name, entry.pack())
+        self._dirty.clear()
+
+    def build(self) -> Root:
+        """Place all private pages and return the root that refers to them; nobody else does yet."""
+        self._store_entries()
+        self.work.assign(self.txn)
+        main = self._indexes[b""].sealed_desc().pack()
+        catalog = self._catalog.sealed_desc().pack()
+        self.work.seal()
+        self.work.place()
+        free = self.session.freelist.seal()
+        self.work.reset()
+        return replace(
+            self.base,
+            txn=self.txn,
+            pages=self.session.freelist.pages,
+            main=main,
+            catalog=catalog,
+            free=free,
+            next_id=self.next_id,
+        )
+
+    def abort(self) -> None:
+        """Leave no trace."""
+        self.session.freelist.abort()
+        self.work.reset()

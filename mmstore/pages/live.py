@@ -1,0 +1,110 @@
+"""The live page: what the processes that have the store open tell each other, and nothing else.
+
+It lies in the file only because the file is what they share; a newcomer who is alone throws it away
+and builds it anew with a new nonce.  Fields are single aligned words, stored with release and loaded
+with acquire order, so each is whole at every moment, whoever dies.
+
+Publication (I4): write the idle root slot, then release-store the txn id whose lowest bit picks it, then
+a full fence.  A reader that loads the txn id, copies the slot and finds the id unmoved (or moved by one:
+the other slot was written) has one whole root.
+"""
+
+from __future__ import annotations
+
+import xxhash
+
+from mmstore import format as fmt
+from mmstore.errors import CorruptError
+from mmstore.kernels.atomics import fence, load_acquire, store_release
+from mmstore.pages.root import Root
+
+__all__ = ["LivePage"]
+
+_AT = fmt.LIVE.offset
+_TXN = _AT["txn"]
+
+
+class LivePage:
+    """Typed access to the mapped live page.
+
+    ``memory`` is the mapping of the live page (writable unless the handle may not write the file).
+    """
+
+    __slots__ = ("memory",)
+
+    def __init__(self, memory: memoryview) -> None:
+        self.memory = memory
+
+    # --- a new session ------------------------------------------------------------------------------
+
+    def rebuild(self, nonce: int, root: Root, durable_at: int, log_id: int, file_size: int) -> None:
+        """Start a session: called by whoever is alone under GATE."""
+        self.memory[: fmt.LIVE_SIZE] = bytes(fmt.LIVE_SIZE)
+        self.memory[: len(fmt.LIVE_MAGIC)] = fmt.LIVE_MAGIC
+        self.set("nonce", nonce)
+        self.set("durable", root.txn)
+        self.set("durable_at", durable_at)
+        self.set("log_id", log_id)
+        self.set("log_start", root.log_position)
+        self.set("synced", root.txn)
+        self.set("file_size", file_size)
+        self.set("committing", root.txn)
+        self.publish(root)
+
+    # --- words --------------------------------------------------------------------------------------
+
+    def get(self, field: str) -> int:
+        return load_acquire(self.memory, _AT[field])
+
+    def set(self, field: str, value: int) -> None:
+        store_release(self.memory, _AT[field], value)
+
+    @property
+    def txn(self) -> int:
+        """The newest published txn id."""
+        return load_acquire(self.memory, _TXN)
+
+    def half(self, field: str) -> int:
+        """A word of four bytes (slots, waiters, wakeups)."""
+        at = _AT[field]
+        return int.from_bytes(self.memory[at : at + 4], "little")
+
+    def set_half(self, field: str, value: int) -> None:
+        at = _AT[field]
+        self.memory[at : at + 4] = (value & 0xFFFF_FFFF).to_bytes(4, "little")
+
+    # --- roots --------------------------------------------------------------------------------------
+
+    def publish(self, root: Root) -> None:
+        """Make ``root`` the newest for every process.  Its txn id must have the idle slot's parity."""
+        data = root.pack()
+        at = fmt.ROOT_SLOT_AT[root.txn & 1]
+        checksum = xxhash.xxh3_64_intdigest(data, self.get("nonce"))
+        self.memory[at : at + fmt.ROOT_SLOT.size] = data + checksum.to_bytes(8, "little")
+        store_release(self.memory, _TXN, root.txn)
+        fence()
+
+    def read_root(self) -> Root:
+        """The newest published root, whole.
+
+        Raises CorruptError when a published slot is not whole though nothing was published meanwhile.
+        """
+        while True:
+            txn = load_acquire(self.memory, _TXN)
+            at = fmt.ROOT_SLOT_AT[txn & 1]
+            slot = bytes(self.memory[at : at + fmt.ROOT_SLOT.size])
+            nonce = self.get("nonce")
+            fence()
+            now = load_acquire(self.memory, _TXN)
+            if now - txn > 1:
+                continue
+            data = slot[: fmt.ROOT.size]
+            if xxhash.xxh3_64_intdigest(data, nonce) == int.from_bytes(slot[fmt.ROOT.size :], "little"):
+                root = Root.unpack(data)
+                if root.txn == txn:
+                    return root
+            if load_acquire(self.memory, _TXN) == txn and now == txn:
+                raise CorruptError(
+                    f"the published root {txn} is not whole; close every handle and open again to recover",
+                    offset=fmt.LIVE_AT + at,
+                )

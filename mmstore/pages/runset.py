@@ -1,0 +1,108 @@
+"""A set of pages kept as disjoint runs, joined where they touch."""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections.abc import Iterator
+
+__all__ = ["RunSet"]
+
+
+class RunSet:
+    """Runs ``[start, start + length)`` of page numbers, sorted, never touching."""
+
+    __slots__ = ("_lengths", "_starts", "_too_large", "pages")
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._lengths: dict[int, int] = {}
+        self._too_large = 1 << 62  # no run is so long: a failed search need not be repeated
+        self.pages = 0
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return ((start, self._lengths[start]) for start in self._starts)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def copy(self) -> RunSet:
+        twin = RunSet()
+        twin._starts = self._starts.copy()
+        twin._lengths = self._lengths.copy()
+        twin.pages = self.pages
+        return twin
+
+    def add(self, start: int, length: int) -> None:
+        """Add pages; AssertionError if one of them is in the set already (a page freed twice)."""
+        starts, lengths = self._starts, self._lengths
+        at = bisect_right(starts, start)
+        self.pages += length
+        if at:
+            before = starts[at - 1]
+            assert before + lengths[before] <= start, f"pages {start}+{length} are free already"
+        if at < len(starts):
+            after = starts[at]
+            assert start + length <= after, f"pages {start}+{length} are free already"
+            if start + length == after:
+                length += lengths.pop(after)
+                del starts[at]
+        if at and before + lengths[before] == start:
+            lengths[before] += length
+            length = lengths[before]
+        else:
+            insort(starts, start)
+            lengths[start] = length
+        if length >= self._too_large:
+            self._too_large = length + 1
+
+    def remove(self, start: int, length: int) -> int:
+        """Take the pages of ``[start, start + length)`` that are in the set out of it; returns how many."""
+        starts, lengths = self._starts, self._lengths
+        stop = start + length
+        at = max(0, bisect_right(starts, start) - 1)
+        removed = 0
+        while at < len(starts) and starts[at] < stop:
+            first = starts[at]
+            last = first + lengths[first]
+            if last <= start:
+                at += 1
+                continue
+            removed += min(last, stop) - max(first, start)
+            if first < start:
+                lengths[first] = start - first
+                at += 1
+            else:
+                del lengths[first]
+                del starts[at]
+            if last > stop:
+                starts.insert(at, stop)
+                lengths[stop] = last - stop
+                break
+        self.pages -= removed
+        return removed
+
+    def overlap(self, start: int, length: int) -> list[tuple[int, int]]:
+        """The runs of the set inside ``[start, start + length)``."""
+        starts, stop = self._starts, start + length
+        found = []
+        for at in range(max(0, bisect_right(starts, start) - 1), len(starts)):
+            first = starts[at]
+            if first >= stop:
+                break
+            low, high = max(first, start), min(first + self._lengths[first], stop)
+            if low < high:
+                found.append((low, high - low))
+        return found
+
+    def take(self, length: int, align: int = 1) -> int | None:
+        """Take the first run of ``length`` pages that starts at a multiple of ``align``; None if there is none."""
+        if length >= self._too_large:
+            return None
+        for first in self._starts:
+            start = -(-first // align) * align
+            if start + length <= first + self._lengths[first]:
+                self.remove(start, length)
+                return start
+        if align == 1:
+            self._too_large = length
+        return None
