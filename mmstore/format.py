@@ -187,6 +187,7 @@ LOCK_WRITER: Final = LOCK_GATE + 3
 LOCK_CHECKPOINT: Final = LOCK_GATE + 4
 LOCK_SLOTS: Final = LOCK_GATE + 1024  # + slot number
 LOCK_PINS: Final = LOCK_GATE + (1 << 20)  # + txn id: pins of handles that may not write
+LOCK_PINS_SIZE: Final = 1 << 61
 
 # --- pages -------------------------------------------------------------------------------------------
 

@@ -143,6 +143,8 @@ def _as_array(column: Column, values: Any) -> Array:
     if isinstance(values, list | tuple) and kind in "SUV":
         return _texts(column, values)
     array = np.asarray(values)
+    if array.dtype.kind == "f" and kind in "iu" and isinstance(values, list | tuple):
+        array = np.asarray(values, object)  # numpy makes floats of integers on both sides of 2 ** 63
     if array.dtype.kind == "O" and array.size:
         return _objects(column, array)
     if array.dtype.kind == "T":  # numpy's variable-width text
@@ -154,7 +156,7 @@ def _texts(column: Column, values: Any) -> Array:
     """A list of text or bytes; numpy alone would turn numbers into text, and pad raw bytes."""
     array = np.empty(0, object)
     if values:
-        array = np.asarray(values, object)
+        array = np.asarray([bytes(value) if isinstance(value, bytearray) else value for value in values], object)
         if array.ndim == 1 and column.shape == () and isinstance(values[0], np.ndarray | np.generic):
             return np.asarray(values)
     return _objects(column, array) if array.size else array
@@ -170,14 +172,14 @@ def _objects(column: Column, array: Array) -> Array:
     kind = column.dtype.kind
     if all(issubclass(t, str) for t in kinds):
         result: Array = np.array(flat, "U")
-    elif all(issubclass(t, bytes | bytearray) for t in kinds):
+    elif all(issubclass(t, bytes) for t in kinds):
         if kind == "V":
             wrong = next((value for value in flat if len(value) != column.dtype.itemsize), None)
             if wrong is not None:
                 raise _misfit(column, f"found {len(wrong)} bytes; each value needs exactly {column.dtype.itemsize}")
             result = np.frombuffer(b"".join(flat), column.dtype)
         else:
-            result = np.array([bytes(value) for value in flat], "S")
+            result = np.array(flat, "S")
     elif all(issubclass(t, datetime.datetime) for t in kinds):
         if any(value.tzinfo is not None for value in flat):
             raise _misfit(column, "found datetimes with a time zone; convert them to UTC and drop it")
@@ -202,10 +204,10 @@ def _objects(column: Column, array: Array) -> Array:
 def _cast(column: Column, array: Array, literal: bool) -> Array:
     """`array`, of a kind that the column takes, in the column's dtype; every value survives."""
     dtype, source = column.dtype, array.dtype
-    if np.dtype(source.str.replace(">", "<")) == dtype:
-        return array.astype(dtype)
     if dtype.kind in "SUV":
         return _cast_text(column, array)
+    if source.newbyteorder("<") == dtype:
+        return array.astype(dtype)
     if dtype.kind in "iu":
         info = np.iinfo(dtype)
         low, high = int(array.min()), int(array.max())
@@ -214,19 +216,34 @@ def _cast(column: Column, array: Array, literal: bool) -> Array:
         return array.astype(dtype)
     if dtype.kind in "fc" and source.kind in "biu":
         return _cast_integers(column, array)
+    if dtype.kind in "mM":
+        return _cast_times(column, array)
+    narrow = np.dtype(f"f{dtype.itemsize // 2}") if dtype.kind == "c" and source.kind == "f" else dtype
     with np.errstate(all="ignore"):
-        try:
-            result = array.astype(dtype)
-            back = result.astype(source)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise _misfit(column, f"{source} can't be converted: {error}") from error
-        if dtype.kind in "mM":
-            lost = back.view("i8") != array.astype(array.dtype.newbyteorder("=")).view("i8")
-        elif literal:
+        result = array.astype(narrow)
+        if literal:
             lost = np.isfinite(array) != np.isfinite(result)
         else:
-            lost = (back != array) & ~(np.isnan(back) & np.isnan(array))
+            back = result.astype(source)
+            lost = _differ(back.real, array.real) | _differ(back.imag, array.imag)
     _refuse(column, array, lost)
+    return result.astype(dtype)
+
+
+def _differ(back: Array, array: Array) -> Array:
+    differ: Array = (back != array) & ~(np.isnan(back) & np.isnan(array))
+    return differ
+
+
+def _cast_times(column: Column, array: Array) -> Array:
+    """Times in the column's unit: there and back, as the 64-bit numbers that they are (NaT among them)."""
+    source = array.dtype.newbyteorder("=")
+    try:
+        result = array.astype(column.dtype)
+        back = result.astype(source)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _misfit(column, f"{source} can't be converted: {error}") from error
+    _refuse(column, array, back.view("i8") != array.astype(source).view("i8"))
     return result
 
 

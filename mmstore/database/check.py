@@ -45,7 +45,8 @@ class _Account:
         taken = np.flatnonzero(self.owner[start : start + n])
         if len(taken):
             page = start + int(taken[0])
-            yield Problem(where, f"{len(taken)} pages of {start}+{n} belong to {self.names[self.owner[page]]} too", page)
+            other = self.names[self.owner[page]]
+            yield Problem(where, f"{len(taken)} pages of {start}+{n} belong to {other} too", page)
         if self.names[-1] != where and len(self.names) < 65535:
             self.names.append(where)
         self.owner[start : start + n] = len(self.names) - 1

@@ -32,7 +32,7 @@ from mmstore.pages.pins import Pins, ReaderInfo, readers
 
 if TYPE_CHECKING:
     from mmstore.columns.reader import ColumnReader
-    from mmstore.database.table import Table, TableWriter
+    from mmstore.database.table import Table
 
 __all__ = ["Database", "open"]
 
@@ -278,7 +278,9 @@ class Database(Keyspace):
         self.session  # noqa: B018 - raises if closed
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __del__(self) -> None:

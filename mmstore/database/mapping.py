@@ -287,7 +287,7 @@ class TransactionKeyspace(ReadKeyspace, MutableMapping[bytes, bytes]):
         if isinstance(other, Mapping):
             pairs = other.items()
         elif hasattr(other, "keys"):
-            pairs = ((key, other[key]) for key in other.keys())  # noqa: SIM118 - what dict.update does
+            pairs = ((key, other[key]) for key in other.keys())
         else:
             pairs = other
         for key, value in pairs:

@@ -25,7 +25,6 @@ ring are taken.
 
 from __future__ import annotations
 
-import secrets
 import sys
 from array import array
 from collections.abc import Iterator, Sequence
@@ -54,10 +53,12 @@ class Record:
 
     txn: int
     payload: bytes
+    start: int
+    """Where it lies."""
     position: int
-    """Where it starts."""
-    position_after: int
-    chain_after: int
+    """Where the next record goes."""
+    chain: int
+    """Its checksum, that the next record carries."""
     synced: int
     nonce: int
 
@@ -70,12 +71,11 @@ def record_size(payload: int) -> int:
 class Log:
     """An open log."""
 
-    def __init__(self, fs: Filesystem, backend: Backend, path: str, log_id: int, ring: int) -> None:
+    def __init__(self, backend: Backend, path: str, log_id: int, ring: int) -> None:
         self.backend = backend
         self.path = path
         self.log_id = log_id
         self.ring = ring
-        self._fs = fs
 
     # --- life ---
 
@@ -84,21 +84,21 @@ class Log:
         cls,
         fs: Filesystem,
         path: str,
+        log_id: int,
         uuid: bytes,
         ring: int = DEFAULT_RING,
-        *,
-        mode: int | None = None,
-        owner: tuple[int, int] | None = None,
+        like: Backend | None = None,
     ) -> Log:
         """Make a log that is durable, name included; the caller holds the writer lock.
 
+        Its mode, and as root its owner, are those of the data file ``like``: whoever may commit there may here.
         A file that has the name already is replaced, since no header of this store names it; but if it
         is the log of another store, that may still hold commits, it is moved aside first.
         """
-        log_id = secrets.randbits(64) or 1
         new = path + ".new"
         if fs.exists(new):
             fs.unlink(new)
+        mode, owner = (like.mode(), like.owner()) if like is not None else (None, None)
         backend = fs.open(new, create=True, exclusive=True, mode=mode, owner=owner)
         try:
             for at in range(0, LOG_RING_AT + ring, len(_FILL)):
@@ -116,7 +116,7 @@ class Log:
                 fs.unlink(new)
             raise
         backend.name = path
-        return cls(fs, backend, path, log_id, ring)
+        return cls(backend, path, log_id, ring)
 
     @classmethod
     def open(cls, fs: Filesystem, path: str, log_id: int, uuid: bytes, *, write: bool = True) -> Log:
@@ -151,17 +151,17 @@ class Log:
         except BaseException:
             backend.close()
             raise
-        return cls(fs, backend, path, log_id, ring)
+        return cls(backend, path, log_id, ring)
 
-    def is_ours(self) -> bool:
+    def is_ours(self, fs: Filesystem, path: str) -> bool:
         """Whether the name still leads to this file."""
-        return self._fs.identity(self.path) == self.backend.identity()
+        return fs.identity(path) == self.backend.identity()
 
-    def unlink_if_ours(self) -> bool:
+    def unlink_if_ours(self, fs: Filesystem, path: str) -> bool:
         """Remove the name if it still leads to this file; durable only after the folder is synced."""
-        if not self.is_ours():
+        if not self.is_ours(fs, path):
             return False
-        self._fs.unlink(self.path)
+        fs.unlink(path)
         return True
 
     def close(self) -> None:
@@ -230,7 +230,7 @@ class Log:
                 self._refuse_loss(position, end, txn + 1)
                 return
             yield record[1]
-            position, chain, txn = record[1].position_after, record[1].chain_after, record[1].txn
+            position, chain, txn = record[1].position, record[1].chain, record[1].txn
 
     def _read(self, position: int, n: int) -> bytes:
         at = position % self.ring

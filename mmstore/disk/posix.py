@@ -168,6 +168,11 @@ class PosixBackend:
         if fd >= 0:
             os.close(fd)
 
+    def __del__(self) -> None:
+        # A handle that was closed while views were alive left the file open for their pins.
+        if self.__dict__.get("_fd", -1) >= 0:
+            self.close()
+
 
 class PosixFilesystem:
     """Names of real files."""

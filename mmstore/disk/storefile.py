@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Literal
 
 from mmstore.disk import libc
@@ -31,7 +31,6 @@ from mmstore.format import FIXED_SIZE, HEADER_AT, IDENTITY_AT, LIVE_AT, LIVE_SIZ
 _SMALLEST_STEP: Final = 1 << 20
 _LARGEST_STEP: Final = 1 << 30
 _PIECE: Final = 1 << 20  # bytes of one pwrite
-_SLICE: Final = 1 << 20  # bytes of one write-back
 
 
 class StoreFile:
@@ -251,7 +250,7 @@ class StoreFile:
 
     # --- durability ---
 
-    def sync(self, off: int, n: int) -> None:
+    def sync_range(self, off: int, n: int) -> None:
         """Make [off, off + n) durable."""
         if not self.private:
             self.backend.sync_range(off, n)
@@ -261,18 +260,14 @@ class StoreFile:
         if not self.private:
             self.backend.sync_all()
 
-    def write_back(self, off: int, n: int) -> Iterator[int]:
-        """Have [off, off + n) written in slices of 1 MiB, giving control back after each; promises no durability.
+    def write_back(self, off: int, n: int) -> None:
+        """Have [off, off + n) written and wait; promises no durability.
 
-        Yields the bytes done.  Not durable before a sync, but that has little left to do then, so it
-        doesn't delay the commits meanwhile for long.
+        Called in slices before a sync, so that the sync itself has little left to do and doesn't delay
+        the commits meanwhile.  An error here is a failed sync.
         """
-        if self.private:
-            return
-        for at in range(off, off + n, _SLICE):
-            length = min(_SLICE, off + n - at)
-            self.backend.write_back(at, length)
-            yield at + length - off
+        if not self.private:
+            self.backend.write_back(off, n)
 
     # --- what it costs ---
 

@@ -72,7 +72,8 @@ class Writer:
         try:
             if not got:
                 raise LockTimeout(
-                    f"another thread has been writing for {timeout} s; end its transaction, or open with a longer timeout"
+                    f"another thread has been writing for {timeout} s; end its transaction, "
+                    "or open with a longer timeout"
                 )
             self.session.check_poison()
             if self._holds and self._groups >= GROUPS_KEPT and self.session.locks.writer_waited():

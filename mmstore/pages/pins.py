@@ -262,8 +262,9 @@ def needed_intervals(
 ) -> tuple[list[Interval], list[Interval]]:
     """Intervals of txn ids that are still needed: (by index pages, by value runs and extents).
 
-    The newest root is left out: nothing that it refers to was freed before it.  ``durable``: whether headers count (they do not for a store in memory).  Call it only after the fence
-    that follows a publication; it then holds for runs freed in roots published before.
+    The newest root is left out: nothing that it refers to was freed before it.  ``durable``: whether headers
+    count (they do not for a store in memory).  Call it only after the fence that follows a publication; it then
+    holds for runs freed in roots published before.
     """
     fence()
     fixed: list[Interval] = []
@@ -275,6 +276,8 @@ def needed_intervals(
             fixed.append((making, making))
         at = live.get("durable")  # it may have moved to `making` between the two loads
         fixed.append((at, at))
+    for start, n in locks.conflicts(fmt.LOCK_PINS, fmt.LOCK_PINS_SIZE):
+        fixed.append((start - fmt.LOCK_PINS, start + n - 1 - fmt.LOCK_PINS))
     index, bulk = list(fixed), list(fixed)
     for _, snapshots, views in _intervals(live, locks, own):
         if snapshots[0]:
