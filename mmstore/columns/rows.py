@@ -183,11 +183,11 @@ def _objects(column: Column, array: Array) -> Array:
     elif all(issubclass(t, datetime.datetime) for t in kinds):
         if any(value.tzinfo is not None for value in flat):
             raise _misfit(column, "found datetimes with a time zone; convert them to UTC and drop it")
-        result = np.array(flat, "M8[us]")
+        result = np.array([_numpy_time(value) for value in flat])
     elif all(issubclass(t, datetime.date) and not issubclass(t, datetime.datetime) for t in kinds):
         result = np.array(flat, "M8[D]")
     elif all(issubclass(t, datetime.timedelta) for t in kinds):
-        result = np.array(flat, "m8[us]")
+        result = np.array([_numpy_time(value) for value in flat])
     elif kind in "iu" and all(issubclass(t, int | np.integer) for t in kinds):  # beyond 64 bits, or a mixture
         info = np.iinfo(column.dtype)
         wrong = next((value for value in flat if not info.min <= value <= info.max), None)
@@ -199,6 +199,13 @@ def _objects(column: Column, array: Array) -> Array:
         if result.dtype.kind in "OSU" or result.ndim != 1:
             raise _misfit(column, f"found objects of the types {', '.join(sorted(t.__name__ for t in kinds))}")
     return result.reshape(array.shape)
+
+
+def _numpy_time(value: Any) -> Any:
+    """A datetime or timedelta, also pandas', which are subclasses with nanoseconds, as numpy's."""
+    if isinstance(value, datetime.datetime):
+        return value.to_datetime64() if hasattr(value, "to_datetime64") else np.datetime64(value, "us")
+    return value.to_timedelta64() if hasattr(value, "to_timedelta64") else np.timedelta64(value, "us")
 
 
 def _cast(column: Column, array: Array, literal: bool) -> Array:
