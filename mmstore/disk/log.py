@@ -25,12 +25,11 @@ ring are taken.
 
 from __future__ import annotations
 
-import sys
-from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 from xxhash import xxh3_64_intdigest as xxh3_64
 
 from mmstore.disk.backend import Backend, Buffer, Filesystem
@@ -261,18 +260,17 @@ class Log:
         earlier laps have lower ones, so nothing stale speaks.
         """
         window = self._read(position, end - position)
-        words = array("Q", window[: len(window) // LOG_ALIGN * LOG_ALIGN])
-        if sys.byteorder == "big":
-            words.byteswap()
-        field = LOG_RECORD.offset["txn"]
+        words = np.frombuffer(window, "<u8", len(window) // LOG_ALIGN)
+        found, synced_then = words[:-1], words[1:]  # the fields txn and synced are neighbours
         highest = missing + self.ring // LOG_RECORD.size
+        fits = (found > missing) & (found <= highest) & (synced_then >= missing) & (synced_then < found)
         budget = _HASHED_LAPS * self.ring
-        for index, word in enumerate(words):
-            at = index * LOG_ALIGN - field
-            if not missing < word <= highest or at < LOG_ALIGN or at + LOG_RECORD.size > len(window):
+        for index in np.flatnonzero(fits).tolist():
+            at = index * LOG_ALIGN - LOG_RECORD.offset["txn"]
+            if at < LOG_ALIGN or at + LOG_RECORD.size > len(window):
                 continue
-            checksum, _, txn, synced, _, length, n = LOG_RECORD.struct.unpack_from(window, at)
-            if not missing <= synced < txn or length != record_size(n) or at + length > len(window):
+            checksum, _, _, _, _, length, n = LOG_RECORD.struct.unpack_from(window, at)
+            if length != record_size(n) or at + length > len(window):
                 continue
             budget -= length
             if budget < 0 or xxh3_64(window[at + _CHECKSUM : at + length], self.log_id) == checksum:
@@ -312,3 +310,6 @@ def _move_stranger_aside(fs: Filesystem, path: str, uuid: bytes) -> None:
 def log_path(fs: Filesystem, path: str) -> str:
     """The path of the log of the data file at ``path``, whatever links lead there."""
     return fs.realpath(path) + WAL_SUFFIX
+
+
+assert LOG_RECORD.offset["synced"] == LOG_RECORD.offset["txn"] + LOG_ALIGN
