@@ -1,0 +1,5 @@
+"""``python -m mmstore.cli``: the same as the command ``mmstore``."""
+
+from mmstore.cli import main
+
+main()
