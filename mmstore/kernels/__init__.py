@@ -18,7 +18,7 @@ __all__ = ["compiled"]
 @cache
 def compiled() -> bool:
     """Whether every kernel runs compiled."""
-    names = [pxd.stem for pxd in Path(__file__).parent.glob("*.pxd") if pxd.stem != "__init__"]
+    names = [pxd.stem for pxd in Path(__file__).parent.glob("*.pxd") if pxd.with_suffix(".py").exists()]
     specs = [find_spec(f"{__name__}.{name}") for name in names]
     return bool(names) and all(
         spec and spec.origin and spec.origin.endswith(tuple(EXTENSION_SUFFIXES)) for spec in specs
