@@ -115,4 +115,6 @@ class Entry:
         if offset != len(data):
             raise CorruptError(f"a catalog entry should end after {offset} bytes, found {len(data)}")
         index = IndexDescriptor.unpack(head["index"])
+        if not pages and index != EMPTY:
+            raise CorruptError("a name comes into being without records, the log has it with an index")
         return cls(kind, head["id"], rows, index, schema, tuple(states))

@@ -73,23 +73,32 @@ class ColumnReader:
         """Rows [0, rows) of a column, as committed in `state`.
 
         key: (entry's id, position of the sequence).  on_release is called once, when nobody can see the array's
-        bytes any more, from wherever that happens: it may only append to a deque.  If this raises, it never is.
+        bytes any more, from wherever that happens, so it may only append to a deque; and also when this raises.
 
         Raises `CorruptError` when a small column contradicts its checksums.
         """
         size = rows * column.row_size
         assert size <= state.length
-        if self._private or not size:
-            self._verify(_Mapped(SequenceMap(self._backend, self._source.page_size)), state)
-            array = copied(column, state, self._source, 0, rows)
-            if on_release is not None:
-                on_release()
-            return array
-        with self._lock:
-            mapped = self._mapped(key, state.runs)
-            self._verify(mapped, state)
-            memory = mapped.map.view(size, on_release)
-        return _array(memory, column, rows)
+        pending = [] if on_release is None else [on_release]
+
+        def release() -> None:
+            if pending:
+                pending.pop()()
+
+        try:
+            if self._private or not size:
+                self._verify(_Mapped(SequenceMap(self._backend, self._source.page_size)), state)
+                array = copied(column, state, self._source, 0, rows)
+                release()
+                return array
+            with self._lock:
+                mapped = self._mapped(key, state.runs)
+                self._verify(mapped, state)
+                memory = mapped.map.view(size, release)
+            return _array(memory, column, rows)
+        except BaseException:
+            release()
+            raise
 
     def clear(self) -> None:
         """Let go of all mappings; each lives on in its views."""
