@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 
-from columnspace import ColumnFile, pages_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from columnspace import ColumnFile, pages_of
 from mmstore.columns import sequence
 from mmstore.columns.sequence import EMPTY, Sequence
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from columnspace import ColumnFile
 
+from columnspace import ColumnFile
 from mmstore.columns import reader, rows, sequence
 from mmstore.columns.reader import ColumnReader, copied
 from mmstore.columns.schema import Column, Schema

@@ -7,8 +7,8 @@ import struct
 from collections.abc import Callable
 
 import pytest
-from columnspace import ColumnFile, pages_of
 
+from columnspace import ColumnFile, pages_of
 from mmstore import format as fmt
 from mmstore.columns import sequence
 from mmstore.columns.sequence import EMPTY, Extent, Sequence
