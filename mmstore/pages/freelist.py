@@ -2,8 +2,9 @@
 
 Every page behind the fixed area is reachable from the newest root, or held, or free (I5).  A run that lived
 in the roots [born, freed) is *held* until no needed root lies in that interval and GRACE further roots have
-been published since ``freed``; that grace is what lets readers without a pin be (I1, I2).  Needed roots: the
-newest, the durable one, a checkpoint's in the making, and those in any live pin interval.
+been published since ``freed``; that grace is what lets readers without a pin be (I1, I2).  Value runs and
+extents need no grace: they are read under a pin only.  Needed roots: the newest, the durable one, a
+checkpoint's in the making, and those in any live pin interval.
 
 In the file the list is part of the root: a consolidated list of entries, and behind it, in the same run of
 pages, an area into which each transaction appends one *delta* (the runs it took, the runs it gave), behind
@@ -37,6 +38,7 @@ __all__ = ["FreeList", "Held", "load_entries"]
 _ENTRY = fmt.FREE_ENTRY.struct
 _DELTA = fmt.DELTA.struct
 RESERVE = 32  # index pages that only a deleting transaction may use, so that a full disk can be emptied
+_GRACE = (fmt.GRACE, 0)  # by kind
 _LOW_WATER = 64  # index pages below which held runs are looked through when a transaction starts
 _DELTA_MIN = 64 << 10  # bytes of delta area that a consolidation provides at least
 
@@ -85,7 +87,7 @@ class FreeList:
 
     def _clear(self) -> None:
         self.free_runs = (RunSet(), RunSet())
-        self.held: deque[Held] = deque()
+        self.held: tuple[deque[Held], deque[Held]] = (deque(), deque())
         self.blocked: list[Held] = []
         self._blocked_by: tuple[list[Interval], list[Interval]] | None = None
         self._grown: list[Held] = []  # zones that no published root accounts for yet
@@ -125,7 +127,7 @@ class FreeList:
 
     def _hold(self, entry: Held) -> None:
         if entry.freed:
-            self.held.append(entry)
+            self.held[entry.kind].append(entry)
         else:
             self.free_runs[entry.kind].add(entry.start, entry.length)
 
@@ -138,7 +140,7 @@ class FreeList:
             if sum(free.remove(start, length) for free in self.free_runs) < length:
                 rest.add(start, length)
         if rest.pages:
-            self.held = deque(_subtract(self.held, rest))
+            self.held = (deque(_subtract(self.held[0], rest)), deque(_subtract(self.held[1], rest)))
             self.blocked = list(_subtract(self.blocked, rest))
 
     # --- a transaction ------------------------------------------------------------------------------
@@ -242,22 +244,18 @@ class FreeList:
     def reclaim(self) -> None:
         """Move held runs that no needed root lived with to the free ones."""
         published = self._published()
-        ready = bool(self.held) and self.held[0].freed + fmt.GRACE <= published
-        if not ready and not self.blocked:
+        passed = []
+        for held, grace in zip(self.held, _GRACE, strict=True):
+            while held and held[0].freed + grace <= published:
+                passed.append(held.popleft())
+        if not passed and not self.blocked:
             return
         needed = self._needed()
         if self.blocked and needed != self._blocked_by:
-            waiting, self.blocked = self.blocked, []
-            self._sort_out(waiting, needed)
-        if ready:
-            passed = []
-            while self.held and self.held[0].freed + fmt.GRACE <= published:
-                passed.append(self.held.popleft())
-            self._sort_out(passed, needed)
+            passed += self.blocked
+            self.blocked = []
         self._blocked_by = needed
-
-    def _sort_out(self, runs: Iterable[Held], needed: tuple[list[Interval], list[Interval]]) -> None:
-        for run in runs:
+        for run in passed:
             if any(low < run.freed and high >= run.born for low, high in needed[run.kind]):
                 self.blocked.append(run)
             else:
@@ -287,7 +285,8 @@ class FreeList:
                 pages = state.pages + state.delta_pages
                 given.append(Held(state.page, pages, state.consolidation, self._txn, fmt.FREE_INDEX))
             state = self._consolidate(given)
-        self.held.extend(given)
+        for run in given:
+            self.held[run.kind].append(run)
         self._grown.clear()
         self._clear_transaction()
         self.state = state
@@ -306,7 +305,7 @@ class FreeList:
 
     def _consolidate(self, given: list[Held]) -> FreeState:
         page_size = self._store.page_size
-        count = sum(map(len, self.free_runs)) + len(self.held) + len(self.blocked) + len(given)
+        count = sum(map(len, self.free_runs)) + sum(map(len, self.held)) + len(self.blocked) + len(given)
         pages = -(-(count + 8) * _ENTRY.size // page_size)
         deltas = max(pages, _DELTA_MIN // page_size)
         page = self.alloc(pages + deltas, fmt.FREE_INDEX)
@@ -314,7 +313,7 @@ class FreeList:
         for kind in (fmt.FREE_INDEX, fmt.FREE_BULK):
             for start, length in self.free_runs[kind]:
                 body += _ENTRY.pack(start, length, 0, 0, kind, 0)
-        for run in sorted([*self.blocked, *self.held, *given], key=lambda run: run.freed):
+        for run in sorted([*self.blocked, *self.held[0], *self.held[1], *given], key=lambda run: run.freed):
             body += _ENTRY.pack(*run, 0)
         assert len(body) <= pages * page_size
         self._store.place([(page * page_size, bytes(body))])
