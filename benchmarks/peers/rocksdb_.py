@@ -43,7 +43,8 @@ class Engine:
         return found
 
     def get_many(self, keys: Sequence[bytes]) -> int:
-        return len(keys) - self.db.get(list(keys)).count(None)
+        found: list[bytes | None] = self.db.get(list(keys))
+        return len(keys) - found.count(None)
 
     def scan(self) -> int:
         found = 0

@@ -64,7 +64,7 @@ class CsvInput:
         """Bytes in all, None where that is unknown."""
         self._file: BinaryIO | None = None
         self._path = ""
-        if hasattr(source, "read"):
+        if not isinstance(source, str | os.PathLike):
             self._file = source
             self.name, self.again = getattr(source, "name", "the file object"), False
         elif os.fspath(source) == "-":

@@ -76,8 +76,10 @@ def load(
         raise ValueError("a keyspace holds the texts as they are; a schema goes with a table")
     if replace and append:
         raise ValueError("expected replace or append, not both")
-    listed = list(sources) if isinstance(sources, list | tuple) else [sources]
-    inputs = [CsvInput(source, delimiter) for source in listed]
+    if isinstance(sources, Sequence) and not isinstance(sources, str):
+        inputs = [CsvInput(source, delimiter) for source in sources]
+    else:
+        inputs = [CsvInput(sources, delimiter)]
     total = _Total(inputs, progress)
     if not isinstance(store, Database):
         with open_store(store) as database:
