@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmstore.database.keys import check_key, check_value, key_list, pairs_of, value_list
+from mmstore.database.reader import PinNeeded
 from mmstore.errors import CorruptError
 
 if TYPE_CHECKING:
@@ -141,6 +142,8 @@ class Keyspace(ReadKeyspace, MutableMapping[bytes, bytes]):
         try:
             tree = state.main if not self._name else state.tree(self._name)
             value = None if tree is None else tree.get(key)
+        except PinNeeded:
+            pass  # a large value
         except CorruptError:
             if reader.stands(state):
                 raise

@@ -2,7 +2,8 @@
 
 A ``State`` is one root as readers use it.  It never changes, so threads may share it.  A ``Reader`` gives the
 newest one; what was read from it without a pin stands if the published txn id has moved by at most GRACE
-since, because no run freed by a later root is used again before that (see pages.freelist).
+since, because no index page freed by a later root is used again before that (see pages.freelist).  Value runs
+have no such grace, so a state without a pin refuses to load a large value (``PinNeeded``).
 """
 
 from __future__ import annotations
@@ -22,20 +23,29 @@ from mmstore.keyspace import values
 from mmstore.keyspace.descriptor import IndexDescriptor
 from mmstore.pages.root import Root
 
-__all__ = ["Reader", "State"]
+__all__ = ["PinNeeded", "Reader", "State"]
 
 T = TypeVar("T")
 _TXN = fmt.LIVE.offset["txn"]
 _TRIES = 4
 
 
+class PinNeeded(Exception):
+    """A large value was asked of a state that is not pinned."""
+
+
+def _refuse(*_: object) -> bytes:
+    raise PinNeeded
+
+
 class State:
     """One root: ``tree(name)`` for a keyspace's index, ``entry(name)`` for a catalog entry."""
 
-    __slots__ = ("_catalog", "_entries", "_session", "_trees", "main", "root", "txn")
+    __slots__ = ("_catalog", "_entries", "_load", "_session", "_trees", "main", "root", "txn")
 
-    def __init__(self, session: Session, root: Root) -> None:
+    def __init__(self, session: Session, root: Root, pinned: bool) -> None:
         self._session = session
+        self._load = partial(values.read, session.store.mem, session.page_size) if pinned else _refuse
         self.root = root
         self.txn = root.txn
         self.main = self._open(IndexDescriptor.unpack(root.main))
@@ -46,8 +56,7 @@ class State:
     def _open(self, desc: IndexDescriptor) -> Tree:
         session = self._session
         tree = Tree(session.page_size, session.identity.seed)
-        load = partial(values.read, session.store.mem, session.page_size)
-        tree.attach(session.store.mem, session.store.verified, load)
+        tree.attach(session.store.mem, session.store.verified, self._load)
         tree.set_root(desc.root, desc.height, desc.depth, self.root.pages)
         return tree
 
@@ -107,7 +116,7 @@ class Reader:
     def __init__(self, session: Session) -> None:
         self._session: Session | None = session
         self._live = session.live.memory
-        self._state = State(session, session.published())
+        self._state = State(session, session.published(), pinned=False)
 
     def close(self) -> None:
         self._session = None
@@ -118,7 +127,7 @@ class Reader:
         if self._session is None:
             raise ClosedError("this database is closed; open it again")
         if load_acquire(self._live, _TXN) != state.txn:
-            state = self._state = State(self._session, self._session.published())
+            state = self._state = State(self._session, self._session.published(), pinned=False)
         return state
 
     def stands(self, state: State) -> bool:
@@ -126,7 +135,7 @@ class Reader:
         return load_acquire(self._live, _TXN) - state.txn <= fmt.GRACE
 
     def read(self, how: Callable[[State], T]) -> T:
-        """``how(state)`` on the newest state: without a pin, with one when writers are too quick.
+        """``how(state)`` on the newest state: with a pin only if it needs one, or when writers are too quick.
 
         ``how`` must return no view of the file.
         """
@@ -134,6 +143,8 @@ class Reader:
             state = self.current()
             try:
                 result = how(state)
+            except PinNeeded:
+                break
             except CorruptError:
                 if self.stands(state):
                     raise
@@ -151,6 +162,6 @@ class Reader:
             raise ClosedError("this database is closed; open it again")
         root = session.pins.pin_snapshot()
         try:
-            yield State(session, root)
+            yield State(session, root, pinned=True)
         finally:
             session.pins.release_snapshot(root.txn)

@@ -26,7 +26,7 @@ class Snapshot(SnapshotKeyspace):
         self._database = database
         self._pins = database.session.pins
         root = self._pins.pin_snapshot()
-        self._state: State | None = State(database.session, root)
+        self._state: State | None = State(database.session, root, pinned=True)
         self._txn = root.txn
 
     def __hash__(self) -> int:

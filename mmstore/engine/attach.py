@@ -10,6 +10,7 @@ or none; its directory entry is synced before anyone can commit to it.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -63,17 +64,31 @@ def attach(fs: Filesystem, path: str, options: Options) -> Session:
     """
     deadline = time.monotonic() + options.timeout
     while True:
-        backend = fs.open(path, write=True)
+        backend = open_file(fs, path, options)
         locks = FileLocks(backend)
         try:
-            locks.acquire_exclusive(fmt.LOCK_GATE, deadline)
+            if backend.writable:
+                locks.acquire_exclusive(fmt.LOCK_GATE, deadline, "another process to attach or leave")
+            else:
+                locks.acquire_shared(fmt.LOCK_GATE, deadline, "another process to attach or leave")
             if fs.identity(path) != backend.identity():  # replaced while we waited
                 backend.close()
                 continue
-            return attach_under_gate(fs, path, backend, locks, options)
+            attach_as = attach_under_gate if backend.writable else attach_without_writing
+            return attach_as(fs, path, backend, locks, options)
         except BaseException:
             backend.close()
             raise
+
+
+def open_file(fs: Filesystem, path: str, options: Options) -> Backend:
+    """Open for writing even to read, since readers share the live page; for reading where that is not permitted."""
+    try:
+        return fs.open(path, write=True)
+    except OSError as error:
+        if options.writable or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        return fs.open(path, write=False)
 
 
 def attach_under_gate(fs: Filesystem, path: str, backend: Backend, locks: FileLocks, options: Options) -> Session:
@@ -84,6 +99,25 @@ def attach_under_gate(fs: Filesystem, path: str, backend: Backend, locks: FileLo
         start_session(session)
     if not locks.try_shared(fmt.LOCK_LIVE):
         raise CorruptError(f"{path}: the LIVE lock is held by someone who does not hold GATE; is it another program?")
+    session.published()
+    locks.unlock(fmt.LOCK_GATE)
+    return session
+
+
+def attach_without_writing(fs: Filesystem, path: str, backend: Backend, locks: FileLocks, options: Options) -> Session:
+    """Attach to a file that may only be read; the caller holds GATE shared, which is released here.
+
+    Where others are attached, their live page tells the newest root, and pins are shared lock bytes.  Alone,
+    the durable state is pinned and, if need be, recovered, in private memory: it is what this handle shows
+    from then on, whatever others do to the file later.
+    """
+    identity = read_identity(backend, path)
+    alone = not locks.held_by_other(fmt.LOCK_LIVE)
+    session = Session(fs, path, backend, identity, options, locks, private=alone)
+    if alone:
+        _, header = newest_header(read_headers(session.pread, identity.uuid), path)
+        session.pins.hold(header.root.txn)
+        start_session(session)
     session.published()
     locks.unlock(fmt.LOCK_GATE)
     return session
@@ -131,6 +165,16 @@ def detach(session: Session) -> None:
     """
     if session.background is not None:
         session.background.join()
+    if session.store.backend.writable:
+        leave(session)
+    session.drop_log()
+    session.pins.give_up_slot()
+    if not session.pins.alive:
+        session.store.close()
+
+
+def leave(session: Session) -> None:
+    """Close cleanly if nobody else is attached."""
     session.locks.acquire_exclusive(fmt.LOCK_GATE, time.monotonic() + session.options.timeout)
     try:
         if session.locks.try_exclusive(fmt.LOCK_LIVE):
@@ -140,10 +184,6 @@ def detach(session: Session) -> None:
                 session.locks.try_shared(fmt.LOCK_LIVE)
     finally:
         session.locks.unlock(fmt.LOCK_GATE)
-    session.drop_log()
-    session.pins.give_up_slot()
-    if not session.pins.alive:
-        session.store.close()
 
 
 def close_cleanly(session: Session) -> None:

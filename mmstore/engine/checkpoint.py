@@ -25,6 +25,7 @@ from mmstore.pages.root import Header, Root, newest_header, read_headers
 
 __all__ = ["checkpoint", "create_log", "due", "resolve_making", "start_if_due"]
 
+_SLICE = 1 << 20
 _HELD_SHARE = 4  # a checkpoint is due when held pages are more than 1 / this of the file ...
 _HELD_LEAST = 1024  # ... and more than this many
 
@@ -63,8 +64,8 @@ def sync_data(session: Session) -> None:
 
 
 def _write_back(store: StoreFile, end: int) -> None:
-    for _ in store.write_back(fmt.FIXED_SIZE, end - fmt.FIXED_SIZE):
-        pass
+    for start in range(fmt.FIXED_SIZE, end, _SLICE):
+        store.write_back(start, min(_SLICE, end - start))
 
 
 def write_header(session: Session, root: Root) -> None:
@@ -80,7 +81,7 @@ def place_header(session: Session, at: int, header: Header) -> None:
     """Write one header and sync it."""
     store = session.store
     store.write_header(fmt.HEADER_AT[at], header.pack(at))
-    session.sync(lambda: store.sync(fmt.HEADER_AT[at], fmt.HEADER.size))
+    session.sync(lambda: store.sync_range(fmt.HEADER_AT[at], fmt.HEADER.size))
 
 
 def finish(session: Session, root: Root, at: int) -> None:
@@ -147,20 +148,15 @@ def create_log(session: Session) -> Log:
         live = session.live
         root = session.published()
         assert root.txn == live.get("durable"), "a commit without a log is durable"
-        backend = session.store.backend
+        log_id = session.new_nonce()
         log = Log.create(
-            session.fs,
-            session.log_path,
-            session.identity.uuid,
-            session.options.log_ring,
-            mode=backend.mode(),
-            owner=backend.owner(),
+            session.fs, session.log_path, log_id, session.identity.uuid, session.options.log_ring, session.store.backend
         )
         session.drop_log()
         session.log = log
         at = 1 - live.get("durable_at")
-        place_header(session, at, Header(session.identity.uuid, log.log_id, root))
+        place_header(session, at, Header(session.identity.uuid, log_id, root))
         live.set("durable_at", at)
         live.set("log_start", root.log_position)
-        live.set("log_id", log.log_id)
+        live.set("log_id", log_id)
         return log

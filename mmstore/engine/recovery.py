@@ -32,7 +32,8 @@ def recover(session: Session, at: int, header: Header) -> Root:
 
     The caller is alone and has rebuilt the live page on ``header``'s root.
     """
-    log = Log.open(session.fs, session.log_path, header.log_id, session.identity.uuid)
+    writable = session.store.backend.writable
+    log = Log.open(session.fs, session.log_path, header.log_id, session.identity.uuid, write=writable)
     session.log = log
     session.sync(session.store.sync_all)
     session.sync(log.sync)
@@ -42,7 +43,7 @@ def recover(session: Session, at: int, header: Header) -> Root:
     for record in records_behind(log, base):
         for operation in decode(record.payload):
             write.apply(operation)
-        last, position, chain = record.txn, record.position_after, record.chain_after
+        last, position, chain = record.txn, record.position, record.chain
     if last == base.txn:
         write.abort()
         root = replace(base, txn=write.txn)
@@ -57,7 +58,8 @@ def recover(session: Session, at: int, header: Header) -> Root:
 
 def retire_log(session: Session, log: Log) -> None:
     """Remove a log that no header needs any more."""
-    log.unlink_if_ours()
+    if not session.store.private:
+        log.unlink_if_ours(session.fs, session.log_path)
     session.drop_log()
 
 
@@ -89,7 +91,7 @@ def settle(session: Session) -> None:
             write = WriteState(session, base, record.txn, limit=0)
             for operation in decode(record.payload):
                 write.apply(operation)
-            base = replace(write.build(), log_position=record.position_after, log_chain=record.chain_after)
+            base = replace(write.build(), log_position=record.position, log_chain=record.chain)
             publish(session, base)
         live.set("synced", live.txn)
     live.set("committing", live.txn)

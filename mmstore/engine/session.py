@@ -48,15 +48,23 @@ class Session:
     """One handle's attachment.  ``root`` is the newest published root this handle has seen."""
 
     def __init__(
-        self, fs: Filesystem, path: str, backend: Backend, identity: Identity, options: Options, locks: FileLocks
+        self,
+        fs: Filesystem,
+        path: str,
+        backend: Backend,
+        identity: Identity,
+        options: Options,
+        locks: FileLocks,
+        private: bool = False,
     ) -> None:
+        """``private``: changes (a recovery's) stay in this process' memory."""
         self.fs = fs
         self.path = path
         self.identity = identity
         self.options = options
         self.locks = locks
         self.page_size = identity.page_size
-        self.store = StoreFile(backend, identity.page_size)
+        self.store = StoreFile(backend, identity.page_size, private=private)
         self.live = LivePage(self.store.live)
         self.pins = Pins(self.live, locks, self.published, backend.writable, backend)
         self.freelist = FreeList(self, self.needed, lambda: self.live.txn)
@@ -102,7 +110,7 @@ class Session:
         return needed_intervals(self.live, self.locks, self.pins.slot, durable=not self.options.in_memory)
 
     def pread(self, n: int, offset: int) -> bytes:
-        return self.store.backend.pread(n, offset)
+        return self.store.read(offset, n)
 
     def place(self, runs: list[tuple[int, bytes]]) -> None:
         self.store.place(runs)

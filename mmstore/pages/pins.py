@@ -89,6 +89,11 @@ class Pins:
             self._store()
             return root
 
+    def hold(self, txn: int) -> None:
+        """Pin root ``txn`` for good, by a lock byte (a handle that may not write the file, alone under GATE)."""
+        self._locks.try_shared(fmt.LOCK_PINS + txn)
+        self._snapshots[txn] += 1
+
     def release_snapshot(self, txn: int) -> None:
         with self._lock:
             self._drop(self._snapshots, txn)
@@ -226,10 +231,7 @@ class Pins:
                     locks.try_shared(fmt.LOCK_PINS + txn)
         return twin
 
-
-    def adopt(
-        self, twin: Pins, live: LivePage, locks: FileLocks, read_root: Callable[[], Root], keep: object
-    ) -> None:
+    def adopt(self, twin: Pins, live: LivePage, locks: FileLocks, read_root: Callable[[], Root], keep: object) -> None:
         """Go on in a forked child with the slot that ``copy_to`` took, on the descriptor that it was taken by."""
         self._live, self._read_root, self._keep[0] = live, read_root, keep
         self._locks, self.slot = locks, twin.slot
