@@ -27,7 +27,7 @@ import numpy as np
 
 from mmstore.columns import sequence
 from mmstore.columns.schema import Column
-from mmstore.columns.sequence import Extent, Sequence, Source
+from mmstore.columns.sequence import NO_RUNS, Runs, Sequence, Source
 from mmstore.disk.backend import Backend
 from mmstore.disk.mapping import SequenceMap
 
@@ -45,6 +45,7 @@ class _Mapped:
     """One column's mapping, and how much of the column was found whole."""
 
     map: SequenceMap
+    runs: Runs
     verified_blocks: int = 0
     verified_tail: tuple[int, int] | None = None
     """(length, tail checksum) of the last state that was verified."""
@@ -87,7 +88,7 @@ class ColumnReader:
 
         try:
             if self._private or not size:
-                self._verify(_Mapped(SequenceMap(self._backend, self._source.page_size)), state)
+                self._verify(_Mapped(SequenceMap(self._backend, self._source.page_size), NO_RUNS), state)
                 array = copied(column, state, self._source, 0, rows)
                 release()
                 return array
@@ -113,17 +114,18 @@ class ColumnReader:
         self._backend, self._source = backend, source
         self._maps.clear()
 
-    def _mapped(self, key: tuple[int, int], runs: tuple[Extent, ...]) -> _Mapped:
+    def _mapped(self, key: tuple[int, int], runs: Runs) -> _Mapped:
         """The mapping of a column, made or grown to cover `runs`."""
         mapped = self._maps.get(key)
-        missing = None if mapped is None else _missing(mapped.map.runs, runs)
-        if mapped is None or missing is None:
-            found = SequenceMap(self._backend, self._source.page_size, _pages(runs))
-            mapped = self._maps[key] = _Mapped(found)
-            while len(self._maps) > MAPS_KEPT:
-                self._maps.popitem(last=False)[1].map.close()
-        elif missing:
-            mapped.map.extend(missing)
+        if mapped is None or mapped.runs != runs:
+            missing = None if mapped is None else _missing(mapped.map.runs, runs)
+            if mapped is None or missing is None:
+                found = SequenceMap(self._backend, self._source.page_size, _pages(runs))
+                mapped = self._maps[key] = _Mapped(found, runs)
+                while len(self._maps) > MAPS_KEPT:
+                    self._maps.popitem(last=False)[1].map.close()
+            mapped.map.extend(missing or ())
+            mapped.runs = runs
         self._maps.move_to_end(key)
         return mapped
 
@@ -153,11 +155,11 @@ def _array(memory: memoryview, column: Column, rows: int) -> Array:
     return np.frombuffer(memory, column.dtype).reshape(rows, *column.shape)
 
 
-def _pages(runs: tuple[Extent, ...]) -> list[tuple[int, int]]:
+def _pages(runs: Runs) -> list[tuple[int, int]]:
     return [(run.start, run.pages) for run in runs]
 
 
-def _missing(covered: list[tuple[int, int]], runs: tuple[Extent, ...]) -> list[tuple[int, int]] | None:
+def _missing(covered: list[tuple[int, int]], runs: Runs) -> list[tuple[int, int]] | None:
     """Runs to add to `covered` so that it covers `runs`; None when they are not the same pages in the same order.
 
     The same pages may be cut into runs differently, since neighbours are joined as a column grows.

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -38,6 +39,7 @@ from mmstore.errors import CorruptError, FormatError
 __all__ = [
     "EMPTY",
     "Extent",
+    "Runs",
     "Sequence",
     "Source",
     "Space",
@@ -65,6 +67,38 @@ class Extent(NamedTuple):
     start: int
     pages: int
     born: int
+
+
+class Runs(tuple[Extent, ...]):
+    """Runs in their order, with what every append and every look at an entry asks about them."""
+
+    pages: int
+    """In all."""
+    first: int
+    """Lowest page."""
+    end: int
+    """Behind the highest page."""
+    packed: bytes
+
+    @classmethod
+    def of(cls, extents: Iterable[Extent]) -> Runs:
+        runs = cls(extents)
+        runs.pages = sum(run.pages for run in runs)
+        runs.first = min((run.start for run in runs), default=fmt.MAX_PAGES)
+        runs.end = max((run.start + run.pages for run in runs), default=0)
+        runs.packed = b"".join(_EXTENT.pack(*run) for run in runs)
+        return runs
+
+
+@lru_cache(maxsize=4096)  # each transaction meets the runs that the one before left
+def _unpack_runs(packed: bytes) -> Runs:
+    runs = Runs.of(Extent(*fields) for fields in _EXTENT.iter_unpack(packed))
+    if not all(run.pages for run in runs):
+        raise CorruptError("a run has no pages; none is ever written so")
+    return runs
+
+
+NO_RUNS: Final = Runs.of(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +138,8 @@ class Sequence:
     """The largest length that a root may have given the last run; at least `length`."""
     tail_checksum: int
     """Of the bytes behind the last sealed block."""
-    runs: tuple[Extent, ...]
-    sums_runs: tuple[Extent, ...]
+    runs: Runs
+    sums_runs: Runs
     """Of the checksum sequence: a u64 for each sealed block."""
 
     @property
@@ -125,7 +159,7 @@ class Sequence:
             "reserved": 0,
             "reserved2": 0,
         })
-        return head + b"".join(_EXTENT.pack(*run) for run in self.runs + self.sums_runs)
+        return head + self.runs.packed + self.sums_runs.packed
 
 
 def block_checksum(data: Buffer, block: int) -> int:
@@ -133,7 +167,7 @@ def block_checksum(data: Buffer, block: int) -> int:
     return xxhash.xxh3_64_intdigest(data, seed=block)
 
 
-EMPTY: Final = Sequence(0, 0, block_checksum(b"", 0), (), ())
+EMPTY: Final = Sequence(0, 0, block_checksum(b"", 0), NO_RUNS, NO_RUNS)
 
 
 def unpack(buffer: Buffer, offset: int, page_size: int, pages: int) -> tuple[Sequence, int]:
@@ -154,33 +188,33 @@ def unpack(buffer: Buffer, offset: int, page_size: int, pages: int) -> tuple[Seq
     end = offset + (n + n_sums) * _EXTENT.size
     if end > len(buffer):
         raise CorruptError(f"a sequence has {n + n_sums} runs, its entry has {len(buffer) - offset} bytes for them")
-    extents = tuple(Extent(*fields) for fields in _EXTENT.iter_unpack(memoryview(buffer)[offset:end]))
-    _check_runs(extents[:n], length, page_size, pages)
-    _check_runs(extents[n:], length // fmt.BLOCK_SIZE * SUM_SIZE, page_size, pages)
+    middle = offset + n * _EXTENT.size
+    runs, sums_runs = _unpack_runs(bytes(buffer[offset:middle])), _unpack_runs(bytes(buffer[middle:end]))
+    _check_runs(runs, length, page_size, pages)
+    _check_runs(sums_runs, length // fmt.BLOCK_SIZE * SUM_SIZE, page_size, pages)
     if head["high"] < length:
         raise CorruptError(f"a sequence of {length} bytes claims to have had {head['high']} at most")
-    return Sequence(length, head["high"], head["tail_checksum"], extents[:n], extents[n:]), end
+    return Sequence(length, head["high"], head["tail_checksum"], runs, sums_runs), end
 
 
-def _check_runs(runs: tuple[Extent, ...], length: int, page_size: int, pages: int) -> None:
+def _check_runs(runs: Runs, length: int, page_size: int, pages: int) -> None:
     first = fmt.FIXED_SIZE // page_size
-    total = 0
-    for run in runs:
-        if run.start < first or run.pages < 1 or run.start + run.pages > pages:
-            raise CorruptError(
-                f"a run of {run.pages} pages from page {run.start} on leaves the pages {first} to {pages}",
-                page=run.start,
-            )
-        total += run.pages
-    if total > pages or total * page_size < length:
-        raise CorruptError(f"runs of {total} pages of {page_size}, in a file of {pages}, can't hold {length} bytes")
+    if runs and (runs.first < first or runs.end > pages):
+        page = runs.first if runs.first < first else runs.end - 1
+        raise CorruptError(f"a run reaches page {page}, outside the pages {first} to {pages}", page=page)
+    if runs.pages > pages or runs.pages * page_size < length:
+        raise CorruptError(f"{runs.pages} pages of {page_size}, in a file of {pages}, can't hold {length} bytes")
 
 
 # --- reading -----------------------------------------------------------------------------------------
 
 
-def _segments(runs: Iterable[Extent], page_size: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
+def _segments(runs: Runs, page_size: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
     """(file offset, n) of the pieces that hold bytes [start, stop)."""
+    if runs and start >= (begin := (runs.pages - runs[-1].pages) * page_size):  # the usual place of a tail
+        if stop > start:
+            yield runs[-1].start * page_size + start - begin, stop - start
+        return
     begin = 0
     for run in runs:
         size = run.pages * page_size
@@ -192,7 +226,7 @@ def _segments(runs: Iterable[Extent], page_size: int, start: int, stop: int) -> 
             return
 
 
-def _pieces(source: Source, runs: Iterable[Extent], start: int, stop: int) -> Iterator[tuple[int, Buffer]]:
+def _pieces(source: Source, runs: Runs, start: int, stop: int) -> Iterator[tuple[int, Buffer]]:
     """(file offset, buffer) that together are bytes [start, stop) of `runs`."""
     for offset, n in _segments(runs, source.page_size, start, stop):
         piece = source.read(offset, n)
@@ -322,14 +356,14 @@ def _own_tail(state: Sequence, space: Space) -> Sequence:
     return replace(state, high=state.length, runs=runs, sums_runs=sums_runs)
 
 
-def _copy_tail(runs: tuple[Extent, ...], length: int, space: Space) -> tuple[Extent, ...]:
+def _copy_tail(runs: Runs, length: int, space: Space) -> Runs:
     whole = length // space.page_size
     tail = b"".join(piece for _, piece in _pieces(space, runs, whole * space.page_size, length))
     kept = _cut(runs, whole, space)
     return _write(kept, whole * space.page_size, memoryview(tail), space) if tail else kept
 
 
-def _cut(runs: tuple[Extent, ...], pages: int, space: Space) -> tuple[Extent, ...]:
+def _cut(runs: Runs, pages: int, space: Space) -> Runs:
     """The first `pages` pages of `runs`; the others are freed."""
     kept = []
     for run in runs:
@@ -339,18 +373,17 @@ def _cut(runs: tuple[Extent, ...], pages: int, space: Space) -> tuple[Extent, ..
             kept.append(run._replace(pages=n))
         if n < run.pages:
             space.free(run.start + n, run.pages - n, run.born, fmt.FREE_BULK)
-    return tuple(kept)
+    return Runs.of(kept)
 
 
-def _write(runs: tuple[Extent, ...], position: int, data: Any, space: Space) -> tuple[Extent, ...]:
+def _write(runs: Runs, position: int, data: Any, space: Space) -> Runs:
     """Write `data` at byte `position` of `runs`, lengthened as need be; returns them."""
     data = memoryview(data)
     page_size = space.page_size
     end = position + len(data)
-    capacity = sum(run.pages for run in runs)
-    missing = -(-end // page_size) - capacity
+    missing = -(-end // page_size) - runs.pages
     if missing > 0:
-        runs = _lengthen(runs, capacity, missing, space)
+        runs = _lengthen(runs, missing, space)
     done = 0
     pieces: list[tuple[int, Buffer]] = []
     for offset, n in _segments(runs, page_size, position, end):
@@ -362,17 +395,17 @@ def _write(runs: tuple[Extent, ...], position: int, data: Any, space: Space) -> 
     return runs
 
 
-def _lengthen(runs: tuple[Extent, ...], capacity: int, missing: int, space: Space) -> tuple[Extent, ...]:
+def _lengthen(runs: Runs, missing: int, space: Space) -> Runs:
     """`runs` with at least `missing` more pages: doubled up to 64 KiB, then a quarter more in whole blocks."""
     align = max(1, fmt.BLOCK_SIZE // space.page_size)
-    pages = max(missing, 1, capacity if capacity < align else capacity // 4)
-    if capacity + pages > align:
+    pages = max(missing, runs.pages if runs.pages < align else runs.pages // 4)
+    if runs.pages + pages > align:
         pages = -(-pages // align) * align
     start = space.alloc(pages, fmt.FREE_BULK)
-    return (*_joined(runs, space.txn), Extent(start, pages, space.txn))
+    return Runs.of((*_joined(runs, space.txn), Extent(start, pages, space.txn)))
 
 
-def _joined(runs: tuple[Extent, ...], txn: int) -> Iterator[Extent]:
+def _joined(runs: Runs, txn: int) -> Iterator[Extent]:
     """The runs, those that happen to be neighbours in the file made one: fewer to map, a shorter entry.
 
     The older birth holds for both, which only keeps them longer.  A run of this transaction's own stays apart: the

@@ -14,7 +14,7 @@ from mmstore import format as fmt
 from mmstore.catalog.entry import Entry
 from mmstore.columns import sequence
 from mmstore.columns.schema import Schema
-from mmstore.columns.sequence import EMPTY, Extent
+from mmstore.columns.sequence import EMPTY, Extent, Runs
 from mmstore.errors import CorruptError, Error, FormatError
 from mmstore.keyspace.descriptor import IndexDescriptor
 
@@ -54,7 +54,7 @@ def forged(entry: Entry, **fields: Any) -> bytes:
 ENTRY, FILE = table()
 KEYSPACE = Entry(fmt.ENTRY_KEYSPACE, 9, index=INDEX)
 LAST = ENTRY.sequences[-1]
-OUTSIDE = replace(LAST, runs=(*LAST.runs[:-1], Extent(LAST.runs[-1].start, FILE.pages, 1)))
+OUTSIDE = replace(LAST, runs=Runs.of((*LAST.runs[:-1], Extent(LAST.runs[-1].start, FILE.pages, 1))))
 
 
 @pytest.mark.parametrize(

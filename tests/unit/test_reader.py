@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from columnspace import ColumnFile
 from mmstore.columns import reader, rows, sequence
 from mmstore.columns.reader import ColumnReader, copied
 from mmstore.columns.schema import Column, Schema
-from mmstore.columns.sequence import EMPTY, Extent, Sequence
+from mmstore.columns.sequence import EMPTY, Extent, Runs, Sequence
 from mmstore.disk import mapping
 from mmstore.errors import CorruptError
 
@@ -104,10 +105,7 @@ def test_joined_runs_share_the_mapping_of_the_ones_they_were(file: ColumnFile, c
     state = appended(file, EMPTY, np.arange(20_000.0))
     first = columns.column((1, 0), F8, state, 20_000)
     (run,) = state.runs
-    parted = Sequence(
-        state.length, state.high, state.tail_checksum,
-        (run._replace(pages=3), Extent(run.start + 3, run.pages - 3, 1)), state.sums_runs,
-    )  # fmt: skip
+    parted = replace(state, runs=Runs.of((run._replace(pages=3), Extent(run.start + 3, run.pages - 3, 1))))
     assert address(columns.column((1, 0), F8, parted, 20_000)) == address(first)
 
 

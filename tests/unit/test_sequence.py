@@ -11,7 +11,7 @@ import pytest
 from columnspace import ColumnFile, pages_of
 from mmstore import format as fmt
 from mmstore.columns import sequence
-from mmstore.columns.sequence import EMPTY, Extent, Sequence
+from mmstore.columns.sequence import EMPTY, Extent, Runs, Sequence
 from mmstore.errors import CorruptError, FormatError
 
 KIB = 1 << 10
@@ -184,7 +184,11 @@ def forged(state: Sequence, **fields: int) -> bytes:
     return fmt.SEQUENCE.pack(values) + bytes(data[fmt.SEQUENCE.size :])
 
 
-BASE = Sequence(70_000, 70_000, 7, (Extent(64, 16, 1), Extent(80, 2, 1)), (Extent(99, 1, 1),))
+def made(length: int, *runs: Extent) -> Sequence:
+    return Sequence(length, length, 7, Runs.of(runs), Runs.of(()))
+
+
+BASE = Sequence(70_000, 70_000, 7, Runs.of((Extent(64, 16, 1), Extent(80, 2, 1))), Runs.of((Extent(99, 1, 1),)))
 
 
 @pytest.mark.parametrize(
@@ -198,13 +202,13 @@ BASE = Sequence(70_000, 70_000, 7, (Extent(64, 16, 1), Extent(80, 2, 1)), (Exten
         lambda: forged(BASE, length=1 << 63, high=1 << 63),
         lambda: forged(BASE, high=69_999),
         lambda: forged(BASE, length=80_000, high=80_000),
-        lambda: Sequence(70_000, 70_000, 7, BASE.runs, ()).pack(),
-        lambda: Sequence(1, 1, 7, (Extent(63, 1, 1),), ()).pack(),
-        lambda: Sequence(1, 1, 7, (Extent(0, 1, 1),), ()).pack(),
-        lambda: Sequence(1, 1, 7, (Extent(100, 1, 1),), ()).pack(),
-        lambda: Sequence(1, 1, 7, (Extent(64, 0, 1), Extent(65, 1, 1)), ()).pack(),
-        lambda: Sequence(1, 1, 7, (Extent(64, 0xFFFFFFFF, 1),), ()).pack(),
-        lambda: Sequence(0, 0, 7, (Extent(64, 30, 1),) * 4, ()).pack(),
+        lambda: made(70_000, *BASE.runs).pack(),
+        lambda: made(1, Extent(63, 1, 1)).pack(),
+        lambda: made(1, Extent(0, 1, 1)).pack(),
+        lambda: made(1, Extent(100, 1, 1)).pack(),
+        lambda: made(1, Extent(64, 0, 1), Extent(65, 1, 1)).pack(),
+        lambda: made(1, Extent(64, 0xFFFFFFFF, 1)).pack(),
+        lambda: made(0, *[Extent(64, 30, 1)] * 4).pack(),
     ],
 )
 def test_hostile_bytes_are_corrupt(make: Callable[[], bytes]) -> None:
