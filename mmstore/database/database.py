@@ -258,7 +258,7 @@ class Database(Keyspace):
             from mmstore.columns.sequence import Source
 
             self._columns = ColumnReader(
-                self.session.store.backend, Source(self.session.page_size, self.session.store.read)
+                self.session.store.mapped, Source(self.session.page_size, self.session.store.read)
             )
         return self._columns
 

@@ -38,6 +38,8 @@ class StoreFile:
 
     ``mem``        read-only memoryview of [0, size); a new object after growth, at the same address
                    as long as the reserved addresses suffice
+    ``mapped``     the file opened once more, for mappings: a mapping keeps its open file, and with it the
+                   locks taken through that, even beyond a fork; so none are taken through this one
     ``verified``   one bit a page for the kernels: this handle has checked the page's checksum; a new
                    object whenever ``mapping`` is a new one
     ``live``       the live page, writable where the file is
@@ -54,19 +56,20 @@ class StoreFile:
         placing: Literal["pwrite", "memcpy"] = "pwrite",
     ) -> None:
         self.backend = backend
+        self.mapped = backend.reopen()
         self.page_size = page_size
         self.private = private
         self._placing = placing
         self._lock = threading.Lock()
         size = self._whole_pages(backend.size() if size is None else size)
-        self.mapping = FileMapping(backend, size, private=private)
+        self.mapping = FileMapping(self.mapped, size, private=private)
         self.verified = self._bitmap(self.mapping)
         self.mem = self.mapping.view
         self.size = size
         if private:
             self.live = self.mapping.writable_view()[LIVE_AT : LIVE_AT + LIVE_SIZE]
         else:
-            self.live = map_live(backend)
+            self.live = map_live(self.mapped)
 
     def _whole_pages(self, size: int) -> int:
         if size < FIXED_SIZE:
@@ -127,7 +130,7 @@ class StoreFile:
     def _remap(self, size: int) -> None:
         if not self.mapping.extend(size):
             old = self.mapping
-            new = FileMapping(self.backend, size, private=self.private)
+            new = FileMapping(self.mapped, size, private=self.private)
             if self.private:  # the copy is the only place where the changes are
                 new.writable_view()[: old.size] = old.view
                 self.live = new.writable_view()[LIVE_AT : LIVE_AT + LIVE_SIZE]
@@ -220,7 +223,7 @@ class StoreFile:
 
     def _writable_mapping(self) -> FileMapping:
         if self._stores is None or not self._stores.extend(self.size):
-            self._stores = FileMapping(self.backend, self.size, writable=True)
+            self._stores = FileMapping(self.mapped, self.size, writable=True)
         return self._stores
 
     def write_header(self, at: int, data: Buffer) -> None:
@@ -286,7 +289,8 @@ class StoreFile:
         if backend.identity() != self.backend.identity():
             raise OSError(errno.ESTALE, "another file has this name now", backend.name)
         self.backend = backend
-        self.mapping.adopt(backend)
+        self.mapped = backend.reopen()
+        self.mapping.adopt(self.mapped)
         self._lock = threading.Lock()  # another thread may have held it when the process forked
         self._stores = None
 
@@ -296,6 +300,7 @@ class StoreFile:
         self.verified = memoryview(bytearray())
         self._stores = None
         self.mapping.close()
+        self.mapped.close()
         self.backend.close()
 
 

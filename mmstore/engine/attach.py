@@ -18,11 +18,15 @@ from mmstore import format as fmt
 from mmstore.disk.backend import Backend, Filesystem
 from mmstore.disk.locks import FileLocks
 from mmstore.engine import checkpoint, recovery
+from mmstore.engine.publish import publish
 from mmstore.engine.session import Options, Session
+from mmstore.engine.write import WriteState
 from mmstore.errors import CorruptError, ReadOnlyError
 from mmstore.pages.root import Header, Identity, Root, newest_header, read_headers
 
 __all__ = ["attach", "create", "detach"]
+
+_WORTH_CUTTING = 16  # a file is cut when more than 1 / this of it is free at its end
 
 
 def create(fs: Filesystem, path: str, page_size: int, *, replace: bool) -> None:
@@ -192,14 +196,36 @@ def close_cleanly(session: Session) -> None:
     if live.get("committing") > live.txn:
         recovery.settle(session)
     log = session.current_log()
-    if log is None:
-        return
-    checkpoint.checkpoint(session)
-    live.set("log_id", 0)
+    if log is not None:
+        checkpoint.checkpoint(session)
+    cut = shrink(session)
     root = session.published()
-    for at in (1 - live.get("durable_at"), live.get("durable_at")):
-        checkpoint.place_header(session, at, Header(session.identity.uuid, 0, root))
-    recovery.retire_log(session, log)
+    if log is not None or cut:
+        live.set("log_id", 0)
+        for at in (1 - live.get("durable_at"), live.get("durable_at")):
+            checkpoint.place_header(session, at, Header(session.identity.uuid, 0, root))
+    if log is not None:
+        recovery.retire_log(session, log)
+    if cut:  # no header knows the pages behind any more
+        session.store.truncate(root.pages * session.page_size)
+
+
+def shrink(session: Session) -> bool:
+    """Give up the free zones at the end of the store, if they are worth a checkpoint; the file is not cut yet."""
+    if session.freelist.state is None or session.pins.alive:
+        return False
+    base = session.published()
+    write = WriteState(session, base, base.txn + 1, limit=0)
+    session.freelist.reclaim(alone=True)
+    if session.freelist.cut() <= base.pages // _WORTH_CUTTING:
+        write.abort()
+        session.freelist.forget()
+        return False
+    root = write.build()
+    session.live.set("committing", root.txn)
+    checkpoint.checkpoint(session, root)
+    publish(session, root)
+    return True
 
 
 def require_writable(session: Session) -> None:

@@ -241,12 +241,12 @@ class FreeList:
 
     # --- reuse --------------------------------------------------------------------------------------
 
-    def reclaim(self) -> None:
-        """Move held runs that no needed root lived with to the free ones."""
+    def reclaim(self, alone: bool = False) -> None:
+        """Move held runs that no needed root lived with to the free ones; ``alone``: no reader needs grace."""
         published = self._published()
         passed = []
         for held, grace in zip(self.held, _GRACE, strict=True):
-            while held and held[0].freed + grace <= published:
+            while held and held[0].freed + (0 if alone else grace) <= published:
                 passed.append(held.popleft())
         if not passed and not self.blocked:
             return
@@ -260,6 +260,22 @@ class FreeList:
                 self.blocked.append(run)
             else:
                 self.free_runs[run.kind].add(run.start, run.length)
+
+    def cut(self) -> int:
+        """Take whole free zones at the end of the store out of it (inside a transaction); returns how many pages."""
+        zone = fmt.ZONE_SIZE // self._store.page_size
+        before = self.pages
+        found = True
+        while found:
+            found = False
+            for free, taken in zip(self.free_runs, self._taken, strict=True):
+                run = free.last()
+                low = max(zone, -(-run[0] // zone) * zone) if run else self.pages
+                if run and run[0] + run[1] == self.pages > low:
+                    free.remove(low, self.pages - low)
+                    taken.add(low, self.pages - low)
+                    self.pages, found = low, True
+        return before - self.pages
 
     # --- commit -------------------------------------------------------------------------------------
 

@@ -94,6 +94,10 @@ class RunSet:
                 found.append((low, high - low))
         return found
 
+    def last(self) -> tuple[int, int] | None:
+        """The run with the highest pages."""
+        return (self._starts[-1], self._lengths[self._starts[-1]]) if self._starts else None
+
     def take(self, length: int, align: int = 1) -> int | None:
         """Take the first run of ``length`` pages that starts at a multiple of ``align``; None if there is none."""
         if length >= self._too_large:
