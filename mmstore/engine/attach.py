@@ -158,8 +158,7 @@ def start_session(session: Session) -> None:
     if header.log_id:
         root = recovery.recover(session, at, header)
         session.live.rebuild(session.new_nonce(), root, 1 - at, 0, session.store.size)
-        session.freelist.forget()
-        session.workspace.reset()
+        session.forget()
 
 
 def detach(session: Session) -> None:

@@ -14,8 +14,6 @@ what strikes there is raised after the commit was finished (or cut off) as a suc
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from mmstore.disk.log import record_size
 from mmstore.engine import checkpoint
 from mmstore.engine.session import Session
@@ -32,7 +30,7 @@ def begin(session: Session, writer: Writer, timeout: float) -> WriteState:
     base = writer.begin(timeout)
     limit = 0 if session.options.in_memory else session.options.log_ring // 4
     try:
-        session.store.allocate_again()
+        session.prepare_to_write()
         return WriteState(session, base, base.txn + 1, limit)
     except BaseException:
         session.freelist.forget()
@@ -106,7 +104,7 @@ def append(session: Session, writer: Writer, write: WriteState, root: Root) -> R
         synced=session.live.get("synced"),
         nonce=session.new_nonce() if writer.fresh else 0,
     )
-    return replace(root, log_position=position, log_chain=chain)
+    return root._replace(log_position=position, log_chain=chain)
 
 
 def _make_room(session: Session, writer: Writer, write: WriteState) -> None:

@@ -16,6 +16,7 @@ def publish(session: Session, root: Root) -> None:
     """Write the idle root slot, swing the txn id, fence; then wake whoever waits for a commit."""
     live = session.live
     live.publish(root)
+    session.remember(root)
     session.counts["commits"] += 1
     live.set_half("wakeups", live.half("wakeups") + 1)
     if live.half("waiters"):

@@ -13,7 +13,6 @@ Recovery changes no page that the durable header refers to, so it may itself be 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from mmstore import format as fmt
 from mmstore.disk.log import Log, Record
@@ -46,9 +45,9 @@ def recover(session: Session, at: int, header: Header) -> Root:
         last, position, chain = record.txn, record.position, record.chain
     if last == base.txn:
         write.abort()
-        root = replace(base, txn=write.txn)
+        root = base._replace(txn=write.txn)
     else:
-        root = replace(write.build(), log_position=position, log_chain=chain)
+        root = write.build()._replace(log_position=position, log_chain=chain)
     session.live.set("log_id", 0)
     checkpoint.sync_data(session)
     checkpoint.place_header(session, 1 - at, Header(session.identity.uuid, 0, root))
@@ -91,7 +90,7 @@ def settle(session: Session) -> None:
             write = WriteState(session, base, record.txn, limit=0)
             for operation in decode(record.payload):
                 write.apply(operation)
-            base = replace(write.build(), log_position=record.position, log_chain=record.chain)
+            base = write.build()._replace(log_position=record.position, log_chain=record.chain)
             publish(session, base)
         live.set("synced", live.txn)
     live.set("committing", live.txn)

@@ -70,6 +70,8 @@ class Session:
         self.freelist = FreeList(self, self.needed, lambda: self.live.txn)
         self.workspace = Workspace(self.store, self.freelist, identity.page_size, identity.seed)
         self.log: Log | None = None
+        self._prepared = False
+        self._newest: Root | None = None
         self.checkpointing = threading.Lock()
         self.background: threading.Thread | None = None
         self.background_error: Exception | None = None
@@ -94,14 +96,32 @@ class Session:
 
     def published(self) -> Root:
         """The newest published root, with the file mapped as far as it goes."""
-        root = self.live.read_root()
-        self.follow(root)
+        root = self._newest
+        if root is None or root.txn != self.live.txn:
+            root = self._newest = self.live.read_root()
+            self.follow(root)
         return root
+
+    def remember(self, root: Root) -> None:
+        """``root`` was just published by this handle."""
+        self._newest = root
+
+    def forget(self) -> None:
+        """A new session has begun: nothing known so far holds."""
+        self._newest = None
+        self.freelist.forget()
+        self.workspace.reset()
 
     def follow(self, root: Root) -> None:
         """Map what other processes grew."""
         if root.pages * self.page_size > self.store.size:
             self.store.follow(root.pages * self.page_size)
+
+    def prepare_to_write(self) -> None:
+        """Before the first write: allocate the whole file again, since one that was copied may have holes."""
+        if not self._prepared:
+            self.store.allocate_again()
+            self._prepared = True
 
     # --- what the free list asks --------------------------------------------------------------------
 

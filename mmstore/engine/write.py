@@ -252,8 +252,7 @@ class WriteState:
         self.work.place()
         free = self.session.freelist.seal()
         self.work.reset()
-        return replace(
-            self.base,
+        return self.base._replace(
             txn=self.txn,
             pages=self.session.freelist.pages,
             main=main,

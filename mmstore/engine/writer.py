@@ -82,7 +82,7 @@ class Writer:
                 self._take(deadline)
             self._token = mine[self._identity] = [True]
             root = self._newest
-            if root is None or root.txn < self.session.live.txn:
+            if root is None or not self._pending and root.txn != self.session.live.txn:
                 root = self._newest = self.session.published()
             return root
         except BaseException:
@@ -91,7 +91,7 @@ class Writer:
 
     def _take(self, deadline: float) -> None:
         self.session.locks.writer_acquire(deadline)
-        self._holds, self.fresh, self._groups, self._newest = True, True, 0, None
+        self._holds, self.fresh, self._groups = True, True, 0
         live = self.session.live
         if live.get("committing") > live.txn:
             recovery.settle(self.session)
@@ -118,7 +118,6 @@ class Writer:
 
     def _release_file(self) -> None:
         self._holds = False
-        self._newest = None
         self.session.locks.writer_release()
 
     # --- publishing ---------------------------------------------------------------------------------

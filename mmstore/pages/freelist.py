@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import xxhash
@@ -39,7 +38,8 @@ _ENTRY = fmt.FREE_ENTRY.struct
 _DELTA = fmt.DELTA.struct
 RESERVE = 32  # index pages that only a deleting transaction may use, so that a full disk can be emptied
 _GRACE = (fmt.GRACE, 0)  # by kind
-_LOW_WATER = 64  # index pages below which held runs are looked through when a transaction starts
+_LOW_WATER = 192  # index pages below which held runs are looked through when a transaction starts ...
+_BATCH = 16  # ... if so many transactions' runs are ready: looking for pins costs as much as a commit
 _DELTA_MIN = 64 << 10  # bytes of delta area that a consolidation provides at least
 
 
@@ -149,8 +149,10 @@ class FreeList:
         """Transaction ``txn`` starts: what it takes and gives is recorded until ``seal`` or ``abort``."""
         self._txn = txn
         self._clear_transaction()
-        if self.free_runs[fmt.FREE_INDEX].pages < _LOW_WATER:
-            self.reclaim()
+        held = self.held[fmt.FREE_INDEX]
+        if self.free_runs[fmt.FREE_INDEX].pages < _LOW_WATER and held:
+            if held[0].freed + fmt.GRACE + _BATCH <= self._published():
+                self.reclaim()
 
     def abort(self) -> None:
         """Undo what was taken and given since ``begin``; the file stays as long as it grew."""
@@ -317,7 +319,7 @@ class FreeList:
         chain = xxhash.xxh3_64_intdigest(memoryview(body)[8:], state.delta_chain)
         body[:8] = chain.to_bytes(8, "little")
         self._store.place([(state.delta_page * self._store.page_size + state.delta_bytes, bytes(body))])
-        return replace(state, delta_bytes=state.delta_bytes + len(body), delta_chain=chain)
+        return state._replace(delta_bytes=state.delta_bytes + len(body), delta_chain=chain)
 
     def _consolidate(self, given: list[Held]) -> FreeState:
         page_size = self._store.page_size

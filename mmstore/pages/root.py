@@ -13,26 +13,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import xxhash
 
 from mmstore import format as fmt
 from mmstore.errors import CorruptError, FormatError
 
-__all__ = ["FreeState", "Header", "Identity", "Root", "newest_header", "read_headers", "replace"]
+__all__ = ["FreeState", "Header", "Identity", "Root", "newest_header", "read_headers"]
 
-_FREE_FIELDS = ("free_page", "free_pages", "free_bytes", "free_checksum") + (
-    "delta_page",
-    "delta_pages",
-    "delta_bytes",
-    "delta_chain",
-    "consolidation",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class FreeState:
+class FreeState(NamedTuple):
     """Where the free list lies: a consolidated list and a delta area, one run of pages together."""
 
     page: int = 0
@@ -47,8 +38,7 @@ class FreeState:
     """Txn id that wrote the list anew; 0: never, and all pages behind the fixed area are free."""
 
 
-@dataclass(frozen=True, slots=True)
-class Root:
+class Root(NamedTuple):
     """One committed state."""
 
     txn: int
@@ -57,29 +47,11 @@ class Root:
     log_chain: int = 0
     main: bytes = bytes(fmt.INDEX.size)
     catalog: bytes = bytes(fmt.INDEX.size)
-    free: FreeState = field(default_factory=FreeState)
+    free: FreeState = FreeState()
     next_id: int = 1
 
     def pack(self) -> bytes:
-        free = self.free
-        return fmt.ROOT.struct.pack(
-            self.txn,
-            self.pages,
-            self.log_position,
-            self.log_chain,
-            self.main,
-            self.catalog,
-            free.page,
-            free.pages,
-            free.bytes,
-            free.checksum,
-            free.delta_page,
-            free.delta_pages,
-            free.delta_bytes,
-            free.delta_chain,
-            free.consolidation,
-            self.next_id,
-        )
+        return fmt.ROOT.struct.pack(*self[:6], *self.free, self.next_id)
 
     @classmethod
     def unpack(cls, data: bytes | memoryview) -> Root:
