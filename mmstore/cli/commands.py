@@ -38,6 +38,8 @@ def _errors() -> Iterator[None]:
     """One line instead of a traceback for what users can mend."""
     try:
         yield
+    except BrokenPipeError:  # the reader of our output has seen enough; click knows what to do
+        raise
     except (Error, OSError, ImportError, TypeError, ValueError) as error:
         raise click.ClickException(str(error)) from error
 
@@ -193,7 +195,7 @@ def ls(store: str, name: str | None, limit: int) -> None:
     """What the store holds; with NAME, a table's columns or a keyspace's first records (- is the store's own)."""
     with _opened(store, "r") as database, database.snapshot() as snapshot:
         if name is None:
-            grid = Grid("name", "kind", "size", "columns", box=None)
+            grid = Grid("name", "kind", "size", "columns", box=None, pad_edge=False)
             grid.add_row("-", "keyspace", f"{len(snapshot):,} records", "")
             for known in snapshot.keyspaces():
                 grid.add_row(known, "keyspace", f"{len(snapshot.keyspace(known)):,} records", "")
@@ -201,12 +203,12 @@ def ls(store: str, name: str | None, limit: int) -> None:
                 table = snapshot.table(known)
                 grid.add_row(known, "table", f"{len(table):,} rows", ", ".join(table.schema.names))
         elif name in snapshot.tables():
-            grid = Grid("column", "type", "bytes a row", box=None)
+            grid = Grid("column", "type", "bytes a row", box=None, pad_edge=False)
             for column in snapshot.table(name).schema:
                 grid.add_row(column.name, str(column), str(column.row_size))
         else:
             mapping = snapshot if name == "-" else snapshot.keyspace(name)
-            grid = Grid("key", "value", box=None)
+            grid = Grid("key", "value", box=None, pad_edge=False)
             for _, (key, value) in zip(range(limit), mapping.items(), strict=False):
                 grid.add_row(
                     repr(key), repr(value) if len(value) < 200 else f"{value[:80]!r}... ({len(value):,} bytes)"
@@ -219,7 +221,7 @@ def ls(store: str, name: str | None, limit: int) -> None:
 def stat(store: str) -> None:
     """Sizes, pages by kind, free and held space, log, readers, checkpoints."""
     with _opened(store, "r") as database:
-        grid = Grid("", "", show_header=False, box=None)
+        grid = Grid("", "", show_header=False, box=None, pad_edge=False)
         for name, value in _flat(database.stats()):
             grid.add_row(name, f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value))
         _print(grid)

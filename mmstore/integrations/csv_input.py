@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from mmstore.errors import SchemaError
 
-__all__ = ["CsvInput", "Misfit", "Types", "arrow_type", "column_types", "require", "to_array", "widened"]
+__all__ = ["CsvInput", "Misfit", "Types", "arrow_types", "column_types", "require", "to_array", "widened"]
 
 Types: TypeAlias = dict[str, np.dtype[Any]]
 Source: TypeAlias = str | os.PathLike[str] | BinaryIO
@@ -46,7 +46,10 @@ def require(package: str, extra: str) -> None:
 
 
 class Misfit(SchemaError):
-    """A value doesn't fit the type that earlier rows suggested for its column."""
+    """A value doesn't fit the type of its column, which was named or suggested by earlier rows."""
+
+    def __init__(self, name: str, dtype: np.dtype[Any], found: str) -> None:
+        super().__init__(f"column {name!r} is {dtype}, but {found}; name a type that holds it in the schema")
 
 
 class CsvInput:
@@ -88,9 +91,11 @@ class CsvInput:
             try:
                 yield from self._reader(stream, types, only)
             except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
+                if "Empty CSV file" in str(error):
+                    raise SchemaError(f"{self.name} is empty; a CSV file starts with its columns' names") from error
+                hint = '; name the type of such a column (schema={"column": "S32"}, or --schema column=S32)'
                 raise SchemaError(
-                    f"{self.name} can't be read as CSV: {error}; name the types of such columns "
-                    '(schema={"column": "S32"}, or --schema column=S32)'
+                    f"{self.name} can't be read as CSV: {error}{hint if 'conversion' in str(error) else ''}"
                 ) from error
 
     def text_for_nothing(self, types: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,21 +180,31 @@ class _Counted(io.RawIOBase):
 # --- types -------------------------------------------------------------------------------------------
 
 
-def arrow_type(dtype: np.dtype[Any]) -> Any:
-    """The Arrow type to parse a column as that is to be held as `dtype`."""
+def arrow_types(types: Types) -> dict[str, Any]:
+    """The Arrow types to parse columns as that are to be held as `types`.
+
+    Points of time are left out: whether the text has a zone is for pyarrow to see.
+    """
     import pyarrow as pa
 
-    if dtype.subdtype is not None or dtype.kind not in "biufSUMm":
-        raise SchemaError(f"expected a type that a CSV can hold, such as i8, f4, S16 or datetime64[s], found {dtype}")
-    if dtype.kind in "SU":
-        return pa.string()
-    if dtype.kind == "M" and np.datetime_data(dtype)[0] == "D":
-        return pa.date32()
-    if dtype.kind in "mM" and np.datetime_data(dtype)[0] not in ("s", "ms", "us", "ns"):
-        raise SchemaError(f"expected a unit of D, s, ms, us or ns, found {dtype}")
-    if dtype.kind == "m":
-        return pa.time64("us") if np.datetime_data(dtype)[0] in ("us", "ns") else pa.time32("s")
-    return pa.from_numpy_dtype(dtype)
+    parsed: dict[str, Any] = {}
+    for name, dtype in types.items():
+        unit = np.datetime_data(dtype)[0] if dtype.kind in "mM" else ""
+        if dtype.kind in "SU":
+            parsed[name] = pa.string()
+        elif unit == "D" and dtype.kind == "M":
+            parsed[name] = pa.date32()
+        elif dtype.kind == "m" and unit in ("s", "ms"):
+            parsed[name] = pa.time32(unit)
+        elif dtype.kind == "m" and unit in ("us", "ns"):
+            parsed[name] = pa.time64(unit)
+        elif dtype.kind in "biuf" and dtype.subdtype is None:
+            parsed[name] = pa.from_numpy_dtype(dtype)
+        elif unit not in ("s", "ms", "us", "ns"):
+            raise SchemaError(
+                f"column {name!r}: expected a type that CSV can hold, such as i8, f4, S16 or datetime64[s], found {dtype}"
+            )
+    return parsed
 
 
 def column_types(batch: Any) -> Types:
@@ -245,45 +260,66 @@ def widened(batches: Iterator[Any]) -> Types:
 def to_array(name: str, column: Any, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """An Arrow column as a numpy array of `dtype`.
 
-    Raises Misfit when a value is too long or missing where the type has no way to say so.
+    Raises Misfit when a value is too long, or missing where the type has no way to say so.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if dtype.kind == "S":
-        return _text(pa, pc, name, column, dtype.itemsize)
-    if dtype.kind == "U":
-        filled = pc.fill_null(pc.cast(column, pa.string()), "")
-        longest = pc.max(pc.utf8_length(filled)).as_py() or 0
-        if longest > dtype.itemsize // 4:
-            raise Misfit(f"column {name!r} is {dtype}, but a value has {longest} characters; make it wider")
-        return np.array(filled.to_pylist(), dtype)
+    if dtype.kind in "SU":
+        return _text(name, column, dtype)
     if dtype.kind in "iub" and column.null_count:
         if dtype != np.dtype("i1"):
-            raise Misfit(
-                f"column {name!r} is {dtype}, but {column.null_count} values are missing, which only f8 can say (NaN)"
-            )
+            raise Misfit(name, dtype, f"{column.null_count:,} values are missing, which f8 can say (NaN)")
         column = pc.fill_null(pc.cast(column, pa.int8()), -1)
-    if dtype.kind in "fiub" and not pa.types.is_decimal(column.type):
-        try:
+    try:
+        if dtype.kind == "M":
+            column = _times(column, dtype)
+        elif dtype.kind != "m":
             column = pc.cast(column, pa.from_numpy_dtype(dtype))
-        except pa.ArrowInvalid as error:
-            raise Misfit(f"column {name!r} is {dtype}: {error}") from error
-    array: npt.NDArray[Any] = column.to_numpy(zero_copy_only=False)
-    if dtype.kind == "m" and array.dtype.kind == "O":  # times of day
-        unit = np.datetime_data(dtype)[0]
+    except pa.ArrowInvalid as error:
+        raise Misfit(name, dtype, f"a value doesn't fit: {error}") from error
+    if dtype.kind == "m":  # times of day, which numpy takes as the time since midnight
         whole = pa.int32() if pa.types.is_time32(column.type) else pa.int64()
         count = pc.fill_null(pc.cast(pc.cast(column, whole), pa.int64()), np.iinfo("i8").min)
-        array = count.to_numpy(zero_copy_only=False).view(f"m8[{column.type.unit}]").astype(f"m8[{unit}]")
+        unit: str = column.type.unit
+        return count.to_numpy(zero_copy_only=False).view(f"m8[{unit}]").astype(dtype)  # type: ignore[no-any-return]
+    array: npt.NDArray[Any] = column.to_numpy(zero_copy_only=False)
     return array.astype(dtype, copy=False)
 
 
-def _text(pa: Any, pc: Any, name: str, column: Any, width: int) -> npt.NDArray[Any]:
-    """Strings as S of `width`: padded by Arrow in one go, so that the bytes lie side by side."""
+def _times(column: Any, dtype: np.dtype[Any]) -> Any:
+    """Points of time in the unit of `dtype`, in UTC; a column that may be text if it began with nothing."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    unit = np.datetime_data(dtype)[0]
+    if unit == "D":
+        return pc.cast(column, pa.date32())
+    if pa.types.is_string(column.type):
+        column = pc.if_else(pc.equal(column, ""), None, column)
+        try:
+            column = pc.cast(column, pa.timestamp(unit, "UTC"))
+        except pa.ArrowInvalid:  # without a zone
+            column = pc.cast(column, pa.timestamp(unit))
+    zone = getattr(column.type, "tz", None)
+    return pc.cast(column, pa.timestamp(unit, zone))
+
+
+def _text(name: str, column: Any, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Strings as S, padded by Arrow in one go so that the bytes lie side by side; or as U."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     filled = pc.fill_null(pc.cast(column, pa.string()), "")
+    if dtype.kind == "U":
+        longest = pc.max(pc.utf8_length(filled)).as_py() or 0
+        if longest > dtype.itemsize // 4:
+            raise Misfit(name, dtype, f"a value has {longest} characters (U{longest})")
+        return np.array(filled.to_pylist(), dtype)
+    width = dtype.itemsize
     longest = pc.max(pc.binary_length(filled)).as_py() or 0
     if longest > width:
-        raise Misfit(f"column {name!r} is S{width}, but a value has {longest} bytes; make it wider, as S{longest}")
+        raise Misfit(name, dtype, f"a value has {longest} bytes (S{longest})")
     padded = pc.ascii_rpad(filled, width, "\0")
     start, count = padded.offset, len(padded)
     offsets = np.frombuffer(padded.buffers()[1], np.int32, count + 1, start * 4) if count else np.zeros(1, np.int32)

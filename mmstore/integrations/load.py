@@ -21,7 +21,7 @@ from mmstore.database import Database
 from mmstore.database import open as open_store
 from mmstore.database.transaction import Transaction
 from mmstore.errors import SchemaError
-from mmstore.integrations.csv_input import CsvInput, Misfit, Types, arrow_type, column_types, to_array, widened
+from mmstore.integrations.csv_input import CsvInput, Misfit, Types, arrow_types, column_types, to_array, widened
 
 __all__ = ["Loaded", "load"]
 
@@ -168,7 +168,7 @@ def _append_all(txn: Transaction, inputs: list[CsvInput], name: str, fixed: Type
     """Append all inputs' rows; the types not in `fixed` come from the first batch."""
     types: Types = {}
     for source in inputs:
-        parse = {column: arrow_type(dtype) for column, dtype in (types or fixed).items()}
+        parse = arrow_types(types or fixed)
         for batch in source.batches(source.text_for_nothing(parse)):
             if not types:
                 types = {column: fixed.get(column, dtype) for column, dtype in column_types(batch).items()}
@@ -195,7 +195,7 @@ def _check_columns(source: CsvInput, batch: Any, types: Types) -> None:
 
 def _scan(inputs: list[CsvInput], fixed: Types) -> Types:
     """The types that hold every row of the inputs."""
-    parse = {column: arrow_type(dtype) for column, dtype in fixed.items()}
+    parse = arrow_types(fixed)
     types = widened(batch for source in inputs for batch in source.batches(source.text_for_nothing(parse)))
     return {column: fixed.get(column, dtype) for column, dtype in types.items()}
 
