@@ -53,7 +53,8 @@ else:
 
 _BUSY: Final = frozenset({errno.EAGAIN, errno.EACCES})
 _SHORTEST: Final = 20e-6  # seconds between two attempts
-_LONGEST: Final = 1e-3
+_LONGEST: Final = 300e-6
+_PATIENCE: Final = 5e-3  # after so many seconds the pause is half of the longest
 
 _generation = 0
 
@@ -83,8 +84,7 @@ class FileLocks:
     """The locks that one open file description holds."""
 
     def __init__(self, backend: Backend) -> None:
-        self._fd = backend.fileno()
-        self._name = backend.name
+        self._backend = backend  # asked for its descriptor each time: a closed one's number may be another file's
         self._generation = _generation
 
     # --- single bytes ---
@@ -107,7 +107,7 @@ class FileLocks:
 
     def first_conflict(self, off: int, n: int) -> tuple[int, int] | None:
         """(start, length) of a lock that another holds within [off, off + n); of several, not the lowest."""
-        answer = fcntl.fcntl(self._fd, _GET, _flock(fcntl.F_WRLCK, off, n))
+        answer = fcntl.fcntl(self._backend.fileno(), _GET, _flock(fcntl.F_WRLCK, off, n))
         if sys.platform == "darwin":
             start, length, _, kind, _ = _FLOCK.unpack(answer)
         else:
@@ -145,7 +145,7 @@ class FileLocks:
         """Take the writer lock if nobody holds it or waits for it."""
         if not self._try(_TAKE_BOTH):
             return False
-        fcntl.fcntl(self._fd, _SET, _LEAVE_TURN)
+        fcntl.fcntl(self._backend.fileno(), _SET, _LEAVE_TURN)
         return True
 
     def writer_acquire(self, deadline: float | None) -> None:
@@ -155,7 +155,7 @@ class FileLocks:
         what = "the writer lock"
         self._acquire(_TAKE_TURN, deadline, what)
         try:
-            self._acquire(_TAKE_WRITER, deadline, what)
+            self._acquire(_TAKE_WRITER, deadline, what, alone=True)
         finally:
             self._leave(_LEAVE_TURN)
 
@@ -171,9 +171,9 @@ class FileLocks:
 
     def _try(self, request: bytes) -> bool:
         if self._generation != _generation:
-            raise ClosedError(f"{self._name!r}: these locks were inherited through a fork and belong to the parent")
+            raise ClosedError(f"{self._backend.name!r}: locks inherited through a fork belong to the parent; open anew")
         try:
-            fcntl.fcntl(self._fd, _SET, request)
+            fcntl.fcntl(self._backend.fileno(), _SET, request)
         except OSError as error:
             if error.errno in _BUSY:
                 return False
@@ -182,17 +182,20 @@ class FileLocks:
 
     def _leave(self, request: bytes) -> None:
         if self._generation == _generation:
-            fcntl.fcntl(self._fd, _SET, request)
+            fcntl.fcntl(self._backend.fileno(), _SET, request)
 
-    def _acquire(self, request: bytes, deadline: float | None, what: str) -> None:
-        pause = _SHORTEST
+    def _acquire(self, request: bytes, deadline: float | None, what: str, alone: bool = False) -> None:
         began = time.monotonic()
         while not self._try(request):
             now = time.monotonic()
             if deadline is not None and now >= deadline:
                 raise LockTimeout(
-                    f"{self._name!r}: {what} was not to be had within {max(now - began, 0.0):.1f} s; another handle or "
+                    f"{self._backend.name!r}: {what} was not to be had within {now - began:.1f} s; another handle or "
                     "process holds it: wait for it to finish, or open with a longer timeout="
                 )
-            time.sleep(pause if deadline is None else max(min(pause, deadline - now), 0.0))
-            pause = min(pause * 1.5, _LONGEST)
+            waited = now - began
+            if alone:
+                pause = _SHORTEST + min(waited / 20, _LONGEST)
+            else:  # who has waited long looks more often: a newcomer's chances would be better otherwise
+                pause = _SHORTEST + _LONGEST * _PATIENCE / (_PATIENCE + waited)
+            time.sleep(pause if deadline is None else min(pause, deadline - now))

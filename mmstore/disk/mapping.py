@@ -300,7 +300,11 @@ class SequenceMap:
             total = self.size + n
             if not _take(len(added) + 1):
                 return False
-            exporter = _reserve(max(_SEQUENCE_RESERVATION, 4 * total), total)
+            try:
+                exporter = _reserve(max(_SEQUENCE_RESERVATION, 4 * total), total)
+            except OSError:
+                _returned.append(len(added) + 1)
+                raise
             exporter.charge = len(added) + 1
             at = 0
         else:

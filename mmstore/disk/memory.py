@@ -24,6 +24,17 @@ def _anonymous_file() -> int:
     return fd
 
 
+_lock = threading.Lock()  # over the names of every MemoryFilesystem
+
+
+def _forked() -> None:
+    global _lock
+    _lock = threading.Lock()  # another thread may have held it when the process forked
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
 class MemoryBackend(PosixBackend):
     """One open file in memory."""
 
@@ -52,15 +63,10 @@ class MemoryFilesystem:
 
     def __init__(self) -> None:
         self._files: dict[str, MemoryBackend] = {}
-        self._lock = threading.Lock()
-        os.register_at_fork(after_in_child=self._new_lock)
-
-    def _new_lock(self) -> None:
-        self._lock = threading.Lock()
 
     def adopt(self, path: str, fd: int) -> None:
         """Give a file that another process made, passed as descriptor, a name here; takes ``fd`` over."""
-        with self._lock:
+        with _lock:
             self._files[path] = MemoryBackend(fd, path, True)
 
     def open(
@@ -73,7 +79,7 @@ class MemoryFilesystem:
         mode: int | None = None,
         owner: tuple[int, int] | None = None,
     ) -> MemoryBackend:
-        with self._lock:
+        with _lock:
             file = self._files.get(path)
             if file is None:
                 if not create:
@@ -93,13 +99,13 @@ class MemoryFilesystem:
         return None if file is None else file.identity()
 
     def unlink(self, path: str) -> None:
-        with self._lock:
+        with _lock:
             if path not in self._files:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
             self._files.pop(path).close()
 
     def rename(self, source: str, target: str) -> None:
-        with self._lock:
+        with _lock:
             if source not in self._files:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), source)
             replaced = self._files.get(target)
@@ -120,7 +126,7 @@ class MemoryFilesystem:
 
     def close(self) -> None:
         """Forget all names."""
-        with self._lock:
+        with _lock:
             for file in self._files.values():
                 file.close()
             self._files.clear()

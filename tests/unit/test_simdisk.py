@@ -6,13 +6,13 @@ import random
 from collections.abc import Callable
 
 import pytest
-from simdisk import SimBackend, SimCrash, SimFilesystem
 
 from mmstore.disk.backend import Backend, Filesystem
 from mmstore.disk.locks import FileLocks
 from mmstore.disk.mapping import FileMapping
 from mmstore.errors import DiskFullError
 from mmstore.format import FIXED_SIZE, LIVE_AT, MAGIC, SECTOR
+from simdisk import SimBackend, SimCrash, SimFilesystem
 
 A, B, C = b"a" * SECTOR, b"b" * SECTOR, b"c" * SECTOR
 
