@@ -20,7 +20,9 @@ def updated(page: str) -> str:
     _, end, after = rest.partition(END)
     if not start or not end:
         raise ValueError(f"expected the lines {START!r} and {END!r} in {PAGE}")
-    return f"{before}{START}\n{fmt.tables()}\n{END}{after}"
+    operations = "".join(f"| {code} | {text} |\n" for code, text in fmt.OPERATIONS.items())
+    codes = f"### operations in the log\n\n| code | operation |\n|---:|---|\n{operations}"
+    return f"{before}{START}\n{fmt.tables()}\n{codes}\n{END}{after}"
 
 
 if __name__ == "__main__":

@@ -202,7 +202,7 @@ def arrow_types(types: Types) -> dict[str, Any]:
             parsed[name] = pa.from_numpy_dtype(dtype)
         elif unit not in ("s", "ms", "us", "ns"):
             raise SchemaError(
-                f"column {name!r}: expected a type that CSV can hold, such as i8, f4, S16 or datetime64[s], found {dtype}"
+                f"column {name!r}: expected a type that CSV can hold, such as i8, f4, S16 or M8[s], found {dtype}"
             )
     return parsed
 
