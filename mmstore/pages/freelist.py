@@ -286,6 +286,12 @@ class FreeList:
 
         Returns the list's new places for the root; from here on the list is that root's.
         """
+        given = []
+        for run in self._given:
+            if run.born == self._txn:  # kept for a savepoint, and in no root
+                self._recycled[run.kind].add(run.start, run.length)
+            else:
+                given.append(run._replace(freed=self._txn))
         for kind in (fmt.FREE_INDEX, fmt.FREE_BULK):
             for start, length in self._recycled[kind]:
                 self._taken[kind].remove(start, length)
@@ -293,7 +299,6 @@ class FreeList:
         self._recycled = (RunSet(), RunSet())
         state = self.state
         assert state is not None
-        given = [run._replace(freed=self._txn) for run in self._given]
         taken = [run for runs in self._taken for run in runs]
         size = _DELTA.size + (len(given) + len(self._grown) + len(taken)) * _ENTRY.size
         if state.consolidation and state.delta_bytes + size <= state.delta_pages * self._store.page_size:
@@ -369,7 +374,8 @@ def load_entries(store: Store, root: Root) -> list[Held]:
             found += list(_subtract([run], later))
             later.remove(run.start, run.length)
     _check(not later.pages, free.delta_page, "takes pages that were not free")
-    _check_disjoint(found, root.pages, free.page)
+    own = Held(free.page, free.pages + free.delta_pages, 0, 0, fmt.FREE_INDEX)
+    _check_disjoint([*found, own], fmt.FIXED_SIZE // store.page_size, root.pages, free.page)
     found.reverse()
     return found
 
@@ -388,6 +394,7 @@ def _read_deltas(store: Store, free: FreeState, start: int, chain: int) -> Itera
         _check(stop <= len(data), page, "ends inside a delta")
         _check(xxhash.xxh3_64_intdigest(data[at + 8 : stop], chain) == checksum, page, "contradicts its checksum")
         entries = [Held(*values[:5]) for values in _ENTRY.iter_unpack(data[at + _DELTA.size : stop])]
+        _check(all(entry.length for entry in entries), page, "names runs of no pages")
         taken = RunSet()
         for entry in entries[:n_taken]:
             _check(not taken.overlap(entry.start, entry.length), page, "takes pages twice")
@@ -397,8 +404,8 @@ def _read_deltas(store: Store, free: FreeState, start: int, chain: int) -> Itera
     _check(chain == free.delta_chain, page, "contradicts its checksum")
 
 
-def _check_disjoint(entries: list[Held], pages: int, page: int) -> None:
-    at = 0
+def _check_disjoint(entries: list[Held], first: int, pages: int, page: int) -> None:
+    at = first
     for run in sorted(entries):
         good = run.length and run.start >= at and run.start + run.length <= pages and run.kind <= fmt.FREE_BULK
         _check(good, page, f"names pages {run.start}+{run.length} of {pages}, or names them twice")
