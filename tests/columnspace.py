@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mmstore import format as fmt
-from mmstore.columns.sequence import Buffer, Extent, Sequence, Space
+from mmstore.columns.extents import Buffer, Extent, Space
+from mmstore.columns.sequence import Sequence
 from mmstore.disk.memory import MemoryFilesystem
 
 

@@ -18,8 +18,9 @@ from typing import Final
 
 from mmstore import format as fmt
 from mmstore.columns import sequence
+from mmstore.columns.extents import Buffer
 from mmstore.columns.schema import Schema
-from mmstore.columns.sequence import Buffer, Sequence
+from mmstore.columns.sequence import Sequence
 from mmstore.errors import CorruptError, FormatError
 from mmstore.keyspace.descriptor import EMPTY, IndexDescriptor
 

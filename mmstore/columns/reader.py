@@ -26,8 +26,9 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from mmstore.columns import sequence
+from mmstore.columns.extents import NO_RUNS, Runs, Source
 from mmstore.columns.schema import Column
-from mmstore.columns.sequence import NO_RUNS, Runs, Sequence, Source
+from mmstore.columns.sequence import Sequence
 from mmstore.disk.backend import Backend
 from mmstore.disk.mapping import SequenceMap
 

@@ -13,8 +13,9 @@ from columnspace import ColumnFile
 from mmstore import format as fmt
 from mmstore.catalog.entry import Entry
 from mmstore.columns import sequence
+from mmstore.columns.extents import Extent, Runs
 from mmstore.columns.schema import Schema
-from mmstore.columns.sequence import EMPTY, Extent, Runs
+from mmstore.columns.sequence import EMPTY
 from mmstore.errors import CorruptError, Error, FormatError
 from mmstore.keyspace.descriptor import IndexDescriptor
 

@@ -13,9 +13,10 @@ import pytest
 
 from columnspace import ColumnFile
 from mmstore.columns import reader, rows, sequence
+from mmstore.columns.extents import Extent, Runs
 from mmstore.columns.reader import ColumnReader, copied
 from mmstore.columns.schema import Column, Schema
-from mmstore.columns.sequence import EMPTY, Extent, Runs, Sequence
+from mmstore.columns.sequence import EMPTY, Sequence
 from mmstore.disk import mapping
 from mmstore.errors import CorruptError
 

@@ -11,7 +11,8 @@ import pytest
 from columnspace import ColumnFile, pages_of
 from mmstore import format as fmt
 from mmstore.columns import sequence
-from mmstore.columns.sequence import EMPTY, Extent, Runs, Sequence
+from mmstore.columns.extents import Extent, Runs
+from mmstore.columns.sequence import EMPTY, Sequence
 from mmstore.errors import CorruptError, FormatError
 
 KIB = 1 << 10
