@@ -32,10 +32,13 @@ from __future__ import annotations
 import errno
 import os
 import random
+import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 from mmstore.errors import DiskFullError
 from mmstore.format import LIVE_AT, LIVE_SIZE, MAGIC, SECTOR
@@ -175,6 +178,7 @@ class _Disk:
         self.durable: dict[str, _File] = {}
         self.pending: list[tuple[str, dict[str, _File | None]]] = []
         """(folder, what each name leads to afterwards): a rename is one change of two names."""
+        self.lock = threading.RLock()
         self.capacity: int | None = None
         """Bytes that all files together may have; None: no end."""
 
@@ -207,6 +211,20 @@ def _apply(names: dict[str, _File], change: dict[str, _File | None]) -> None:
             names.pop(name, None)
         else:
             names[name] = file
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _alone(method: F) -> F:
+    """Steps of several threads happen one after the other."""
+
+    @wraps(method)
+    def step(self: SimFilesystem | SimBackend, *arguments: Any, **options: Any) -> Any:
+        with self.disk.lock:
+            return method(self, *arguments, **options)
+
+    return cast(F, step)
 
 
 Hook = Callable[[str, str, int, int], None]
@@ -267,6 +285,7 @@ class SimFilesystem:
         for backend in list(self._open):
             backend.close()
 
+    @_alone
     def crash_images(self, rng: random.Random, n: int) -> list[SimFilesystem]:
         """``n`` disks as a machine could find them after a power cut now: nothing unsynced, all of it, and parts."""
         shares = [0.0, 1.0] + [rng.choice((0.1, 0.5, 0.5, 0.9)) for _ in range(n - 2)]
@@ -274,6 +293,7 @@ class SimFilesystem:
 
     # --- names ---
 
+    @_alone
     def open(
         self,
         path: str,
@@ -305,16 +325,19 @@ class SimFilesystem:
         file = self.disk.names.get(path)
         return None if file is None else _identity(file.fd)
 
+    @_alone
     def unlink(self, path: str) -> None:
         self._existing(path)
         self.step("unlink", path)
         self.disk.rename(os.path.dirname(path), {path: None})
 
+    @_alone
     def rename(self, source: str, target: str) -> None:
         file = self._existing(source)
         self.step("rename", target)
         self.disk.rename(os.path.dirname(target), {source: None, target: file})
 
+    @_alone
     def link_exclusive(self, source: str, target: str) -> None:
         file = self._existing(source)
         if target in self.disk.names:
@@ -322,6 +345,7 @@ class SimFilesystem:
         self.step("rename", target)
         self.disk.rename(os.path.dirname(target), {source: None, target: file})
 
+    @_alone
     def sync_dir(self, path: str) -> None:
         self.step("sync_dir", path)
         self.disk.sync_folder(os.path.dirname(path))
@@ -329,6 +353,9 @@ class SimFilesystem:
     def realpath(self, path: str) -> str:
         self.alive()
         return path
+
+    def network(self, path: str) -> str | None:
+        return None
 
     def _existing(self, path: str) -> _File:
         self.alive()
@@ -344,6 +371,7 @@ class SimBackend:
     def __init__(self, fs: SimFilesystem, file: _File, name: str, writable: bool) -> None:
         self.name = name
         self.writable = writable
+        self.disk = fs.disk
         self._fs = fs
         self._file = file
         self._fd = os.open(f"/proc/self/fd/{file.fd}", (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
@@ -369,6 +397,7 @@ class SimBackend:
         self._fs.alive()
         return os.pread(self._fd, n, off)
 
+    @_alone
     def pwrite(self, data: bytes | bytearray | memoryview, off: int) -> None:
         view = memoryview(data).cast("B")
         n = view.nbytes
@@ -388,22 +417,27 @@ class SimBackend:
         if not whole:
             raise SimCrash(f"step {self._fs.steps}: a part of pwrite {self.name}")
 
+    @_alone
     def write_back(self, off: int, n: int) -> None:
         self._fs.step("write_back", self.name, off, n)
 
+    @_alone
     def sync_range(self, off: int, n: int) -> None:
         self._fs.step("sync_range", self.name, off, n)
         self._file.sync(off, n)
 
+    @_alone
     def sync_data(self) -> None:
         self._fs.step("sync_data", self.name)
         self._file.sync(0, max(self._file.sizes))
 
+    @_alone
     def sync_all(self) -> None:
         self._fs.step("sync_all", self.name)
         self._file.sync(0, max(self._file.sizes))
         self._file.sync_size()
 
+    @_alone
     def allocate(self, off: int, n: int) -> None:
         self._fs.step("allocate", self.name, off, n)
         self._room(off + n)
@@ -412,6 +446,7 @@ class SimBackend:
             os.ftruncate(self._file.fd, off + n)
             self._file.resized(size)
 
+    @_alone
     def truncate(self, n: int) -> None:
         self._fs.step("truncate", self.name, n)
         self._room(n)
@@ -419,6 +454,7 @@ class SimBackend:
         os.ftruncate(self._file.fd, n)
         self._file.resized(size)
 
+    @_alone
     def punch(self, off: int, n: int) -> None:
         self._fs.step("punch", self.name, off, n)
         n = min(n, self._file.size() - off)
@@ -439,7 +475,7 @@ class SimBackend:
         self.close()
 
     def _room(self, size: int) -> None:
-        disk = self._fs.disk
+        disk = self.disk
         if disk.capacity is None or size <= self._file.size():
             return
         files = {id(file): file for file in (*disk.names.values(), self._file)}.values()

@@ -121,3 +121,9 @@ class Filesystem(Protocol):
 
     def realpath(self, path: str) -> str:
         """The absolute path without symbolic links: one name for one file."""
+
+    def network(self, path: str) -> str | None:
+        """The kind of network file system that holds ``path``, None if it is a local one.
+
+        Locks, mappings and syncs of several machines don't agree there.
+        """

@@ -76,6 +76,7 @@ _sync_file_range = _function("sync_file_range", ctypes.c_int, ctypes.c_int, _off
 _renameat2 = _function(
     "renameat2", ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint
 )
+_statfs = _function("statfs", ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p)
 _MAP_FAILED: Final = ctypes.c_void_p(-1).value
 
 UNSUPPORTED: Final = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL})
@@ -178,6 +179,16 @@ def rename_exclusive(source: str, target: str) -> bool:
     if code in UNSUPPORTED:
         return False
     raise OSError(code, os.strerror(code), source, None, target)
+
+
+def filesystem_type(path: str) -> int:
+    """The magic number of the file system that holds ``path``; 0 where there is no telling."""
+    if not LINUX or _statfs is None:
+        return 0
+    answer = ctypes.create_string_buffer(1024)
+    if _statfs(os.fsencode(path), answer) != 0:
+        raise _error(f"statfs of {path!r}")
+    return int.from_bytes(answer.raw[: ctypes.sizeof(ctypes.c_long)], sys.byteorder) & 0xFFFF_FFFF  # f_type comes first
 
 
 # --- buffers and futexes -----------------------------------------------------------------------------

@@ -13,6 +13,10 @@ memoryviews that are read-only all the way down: numpy refuses to make an array 
 Addresses are reserved generously (they cost nothing) and filled in with MAP_FIXED, so that growth moves
 nothing.  When a reservation is used up, the owner makes a new mapping; the old one stays for its views.
 
+A mapping keeps the open file description that it was made through, and with it all locks taken through
+that, even when the descriptor is closed and in forked children.  So mappings that live get a backend of
+their own (``reopen``), through which nobody locks.
+
 Finalizers may run inside anything (garbage collection), so they take no lock: they unmap, or call a
 callback that may only append to a deque.
 """
@@ -259,6 +263,17 @@ def mappings_in_use() -> int:
     return _taken
 
 
+def _joined(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same pages in fewer runs: neighbours take one mapping."""
+    joined: list[tuple[int, int]] = []
+    for first, pages in runs:
+        if joined and sum(joined[-1]) == first:
+            joined[-1] = (joined[-1][0], joined[-1][1] + pages)
+        else:
+            joined.append((first, pages))
+    return joined
+
+
 class SequenceMap:
     """Runs of pages of the file, one after the other, seen as one contiguous read-only piece of memory.
 
@@ -295,8 +310,9 @@ class SequenceMap:
         if any(pages * self._page_size % libc.PAGE or first * self._page_size % libc.PAGE for first, pages in added):
             return False
         exporter = self._exporter
+        added = _joined(added)
         if exporter is None or self.size + n > exporter.mapped:
-            added = self.runs + added
+            added = _joined(self.runs + added)
             total = self.size + n
             if not _take(len(added) + 1):
                 return False

@@ -55,7 +55,7 @@ class MemoryBackend(PosixBackend):
             fd = os.open(f"/proc/self/fd/{self.fileno()}", os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:  # no /proc: a duplicate, whose locks are the original's
             fd = os.dup(self.fileno())
-        return MemoryBackend(fd, self.name, self.writable)
+        return type(self)(fd, self.name, self.writable)
 
 
 class MemoryFilesystem:
@@ -123,6 +123,9 @@ class MemoryFilesystem:
 
     def realpath(self, path: str) -> str:
         return path
+
+    def network(self, path: str) -> str | None:
+        return None
 
     def close(self) -> None:
         """Forget all names."""

@@ -23,6 +23,20 @@ if sys.platform == "win32":
 import fcntl
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NETWORK: Final = {  # by the magic number that statfs tells
+    0x6969: "NFS",
+    0x517B: "SMB",
+    0xFF534D42: "CIFS",
+    0xFE534D42: "SMB2",
+    0x5346414F: "AFS",
+    0x73757245: "Coda",
+    0x00C36400: "Ceph",
+    0x01021997: "9P",
+    0x0BD00BD0: "Lustre",
+    0x47504653: "GPFS",
+    0x7461636F: "OCFS2",
+    0x01161970: "GFS2",
+}
 _FULLFSYNC: Final = getattr(fcntl, "F_FULLFSYNC", None)
 
 
@@ -245,3 +259,6 @@ class PosixFilesystem:
 
     def realpath(self, path: str) -> str:
         return os.path.realpath(path)
+
+    def network(self, path: str) -> str | None:
+        return _NETWORK.get(libc.filesystem_type(path))

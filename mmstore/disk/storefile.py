@@ -256,7 +256,7 @@ class StoreFile:
     def sync_range(self, off: int, n: int) -> None:
         """Make [off, off + n) durable."""
         if not self.private:
-            self.backend.sync_range(off, n)
+            self.mapped.sync_range(off, n)  # it maps the range for a moment: a fork just then mustn't keep our locks
 
     def sync_all(self) -> None:
         """Make everything durable, the size too."""

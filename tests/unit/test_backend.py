@@ -8,6 +8,7 @@ import os
 import resource
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ import pytest
 
 from mmstore.disk import libc, posix
 from mmstore.disk.backend import Filesystem
+from mmstore.disk.mapping import map_live
 from mmstore.disk.memory import MemoryFilesystem
 from mmstore.disk.posix import PosixFilesystem
 from mmstore.errors import DiskFullError, Error, FormatError
+from mmstore.format import FIXED_SIZE
 from simdisk import SimFilesystem
 
 GIB = 1 << 30
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
 @pytest.fixture(params=["posix", "memory", "sim"])
@@ -348,6 +352,20 @@ def test_a_full_sync_where_the_drive_has_a_cache_of_its_own(
     assert calls == [51, 51, 51]
 
 
+def test_network_file_systems_are_recognised(
+    fs: Filesystem, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fs.network(str(tmp_path)) is None
+    monkeypatch.setattr(libc, "filesystem_type", lambda path: 0x6969)
+    assert fs.network(path) == ("NFS" if isinstance(fs, PosixFilesystem) else None)
+
+
+def test_the_type_of_a_file_system(tmp_path: Path) -> None:
+    assert libc.filesystem_type("/proc") == 0x9FA0 or not libc.LINUX
+    with pytest.raises(FileNotFoundError, match="statfs"):
+        libc.filesystem_type(str(tmp_path / "missing"))
+
+
 # --- system calls ------------------------------------------------------------------------------------
 
 
@@ -424,6 +442,24 @@ def test_futex(futexes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     thread_waits = False
     thread.join()
     assert word[8] == 1
+
+
+def test_futex_between_processes(fs: Filesystem, path: str) -> None:
+    backend = fs.open(path, create=True)
+    backend.allocate(0, FIXED_SIZE)
+    live = map_live(backend)
+    child = os.fork()
+    if child == 0:
+        deadline = time.monotonic() + 10
+        while live[0] == 0 and time.monotonic() < deadline:
+            libc.futex_wait(live, 0, 0, 10.0)
+        os._exit(0 if live[0] else 1)
+    live[4] = 1  # another word
+    while libc.futex_wake(live, 0) == 0:  # not asleep yet
+        time.sleep(0.001)
+    live[0] = 1
+    libc.futex_wake(live, 0)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 # --- memory ------------------------------------------------------------------------------------------

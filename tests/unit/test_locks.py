@@ -18,6 +18,8 @@ from mmstore.disk.posix import PosixFilesystem
 from mmstore.errors import ClosedError, LockTimeout
 from mmstore.format import LOCK_GATE, LOCK_LIVE, LOCK_PINS, LOCK_SLOTS, LOCK_TURN, LOCK_WRITER
 
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> str:

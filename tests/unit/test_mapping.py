@@ -29,6 +29,8 @@ from mmstore.format import FIXED_SIZE, LIVE_AT, LIVE_SIZE
 P = 4096
 MIB = 1 << 20
 
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
 
 def is_mapped(address: int) -> bool:
     """Whether the file is mapped at ``address`` (not merely reserved)."""
@@ -292,6 +294,15 @@ def test_runs_side_by_side() -> None:
         SequenceMap(patterned(1), P).view(9)
     with pytest.raises(ValueError, match="WRITEABLE"):
         np.frombuffer(second, "u1").flags.writeable = True
+
+
+def test_neighbours_take_one_mapping() -> None:
+    before = mappings_in_use()
+    sequence = SequenceMap(patterned(20), P, [(3, 1), (4, 2), (6, 1), (1, 1)])
+    assert mappings_in_use() == before + 3
+    sequence.extend([(2, 1), (3, 1)])
+    assert mappings_in_use() == before + 4
+    assert [sequence.view(7 * P)[i * P] for i in range(7)] == [3, 4, 5, 6, 1, 2, 3]
 
 
 def test_an_empty_sequence() -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmstore.disk import mapping
+from mmstore.disk.locks import FileLocks
 from mmstore.disk.memory import MemoryBackend, MemoryFilesystem
 from mmstore.disk.posix import PosixBackend, PosixFilesystem
 from mmstore.disk.storefile import StoreFile
@@ -44,6 +45,12 @@ class Watched(MemoryBackend):
 
     def sync_range(self, off: int, n: int) -> None:
         self.syncs.append(("range", off, n))
+
+    def reopen(self) -> Watched:
+        twin = super().reopen()
+        assert isinstance(twin, Watched)
+        twin.syncs = self.syncs
+        return twin
 
     def sync_all(self) -> None:
         self.syncs.append(("all",))
@@ -394,6 +401,15 @@ def test_adopting_another_descriptor(store: StoreFile) -> None:
     assert store.mem[3 * MIB] == ord("x") and store.mem[2 * MIB] == ord("y")
     with pytest.raises(OSError, match="another file"):
         store.adopt(watched())
+
+
+def test_views_keep_no_locks(store: StoreFile) -> None:
+    """A mapping keeps the open file that it was made through, and a lock lives as long as that."""
+    locks, other = FileLocks(store.backend), FileLocks(store.backend.reopen())
+    assert locks.try_exclusive(1 << 62)
+    view = store.mem[:10]
+    store.close()
+    assert other.try_exclusive(1 << 62) and len(view) == 10
 
 
 def test_closing(store: StoreFile) -> None:
