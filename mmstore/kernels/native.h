@@ -1,0 +1,123 @@
+/* The primitives that a kernel cannot say in typed Python: loads, stores and moves through a pointer,
+ * and the 64 x 64 -> 128 bit product.  raw.py is the same set for uncompiled runs.
+ *
+ * load* reads memory that others may change meanwhile (the mapped file): exactly once, so that what
+ * was checked is what is used.  peek* reads memory of our own, as the compiler likes.  All return 64
+ * bits, so that shifts mean the same as in Python.
+ */
+#ifndef MMSTORE_NATIVE_H
+#define MMSTORE_NATIVE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+#define MMS_LE16(x) __builtin_bswap16(x)
+#define MMS_LE32(x) __builtin_bswap32(x)
+#define MMS_LE64(x) __builtin_bswap64(x)
+#else
+#define MMS_LE16(x) (x)
+#define MMS_LE32(x) (x)
+#define MMS_LE64(x) (x)
+#endif
+
+static inline uint64_t mms_load8(const unsigned char *p, size_t at) {
+    return *(const volatile uint8_t *)(p + at);
+}
+static inline uint64_t mms_load16(const unsigned char *p, size_t at) {
+    return MMS_LE16(*(const volatile uint16_t *)(p + at));
+}
+static inline uint64_t mms_load32(const unsigned char *p, size_t at) {
+    return MMS_LE32(*(const volatile uint32_t *)(p + at));
+}
+static inline uint64_t mms_load64(const unsigned char *p, size_t at) {
+    return MMS_LE64(*(const volatile uint64_t *)(p + at));
+}
+static inline uint64_t mms_peek8(const unsigned char *p, size_t at) {
+    return p[at];
+}
+static inline uint64_t mms_peek32(const unsigned char *p, size_t at) {
+    uint32_t x;
+    memcpy(&x, p + at, 4);
+    return MMS_LE32(x);
+}
+static inline uint64_t mms_peek64(const unsigned char *p, size_t at) {
+    uint64_t x;
+    memcpy(&x, p + at, 8);
+    return MMS_LE64(x);
+}
+static inline void mms_store16(unsigned char *p, size_t at, uint16_t x) {
+    x = MMS_LE16(x);
+    memcpy(p + at, &x, 2);
+}
+static inline void mms_store32(unsigned char *p, size_t at, uint32_t x) {
+    x = MMS_LE32(x);
+    memcpy(p + at, &x, 4);
+}
+static inline void mms_store64(unsigned char *p, size_t at, uint64_t x) {
+    x = MMS_LE64(x);
+    memcpy(p + at, &x, 8);
+}
+
+/* The two halves of a * b, one xored onto the other. */
+static inline uint64_t mms_fold64(uint64_t a, uint64_t b) {
+#if defined(__SIZEOF_INT128__)
+    unsigned __int128 p = (unsigned __int128)a * b;
+    return (uint64_t)p ^ (uint64_t)(p >> 64);
+#else
+    uint64_t ll = (a & 0xFFFFFFFFu) * (b & 0xFFFFFFFFu), hl = (a >> 32) * (b & 0xFFFFFFFFu);
+    uint64_t lh = (a & 0xFFFFFFFFu) * (b >> 32), hh = (a >> 32) * (b >> 32);
+    uint64_t mid = (ll >> 32) + (hl & 0xFFFFFFFFu) + lh;
+    return ((mid << 32) | (ll & 0xFFFFFFFFu)) ^ ((hl >> 32) + (mid >> 32) + hh);
+#endif
+}
+
+static inline void mms_prefetch(const unsigned char *p, size_t at) {
+#if defined(__GNUC__)
+    __builtin_prefetch(p + at);
+#else
+    (void)p;
+    (void)at;
+#endif
+}
+
+/* Sorts by the bits [low, 64), bottom-up by bytes; equal ones keep their order; `other` is scratch.
+ * `low` is a multiple of 8. */
+static inline void mms_sort64(uint64_t *a, uint64_t *other, size_t n, int low) {
+    uint64_t *from = a, *to = other, *t;
+    size_t i, j;
+    int shift;
+    if (n < 2)
+        return;
+    if (n < 64) {
+        for (i = 1; i < n; i++) {
+            uint64_t x = a[i];
+            for (j = i; j > 0 && (a[j - 1] >> low) > (x >> low); j--)
+                a[j] = a[j - 1];
+            a[j] = x;
+        }
+        return;
+    }
+    for (shift = low; shift < 64; shift += 8) {
+        size_t count[256] = {0}, sum = 0;
+        for (i = 0; i < n; i++)
+            count[(from[i] >> shift) & 255]++;
+        if (count[(from[0] >> shift) & 255] == n)
+            continue;
+        for (i = 0; i < 256; i++) {
+            size_t c = count[i];
+            count[i] = sum;
+            sum += c;
+        }
+        for (i = 0; i < n; i++)
+            to[count[(from[i] >> shift) & 255]++] = from[i];
+        t = from;
+        from = to;
+        to = t;
+    }
+    if (from != a)
+        memcpy(a, from, n * sizeof *a);
+}
+
+#endif

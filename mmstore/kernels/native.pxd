@@ -1,0 +1,78 @@
+# C types of raw.py: kernels say `from mmstore.kernels import raw` and, in their .pxd,
+# `cimport mmstore.kernels.native as raw`, which makes raw.load32(...) one machine instruction.
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.buffer cimport PyBUF_READ
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memmove, memset
+
+cdef enum:
+    COMPILED = 1
+
+cdef extern from "native.h" nogil:
+    uint64_t load8 "mms_load8" (const unsigned char *p, size_t at) noexcept
+    uint64_t load16 "mms_load16" (const unsigned char *p, size_t at) noexcept
+    uint64_t load32 "mms_load32" (const unsigned char *p, size_t at) noexcept
+    uint64_t load64 "mms_load64" (const unsigned char *p, size_t at) noexcept
+    uint64_t peek8 "mms_peek8" (const unsigned char *p, size_t at) noexcept
+    uint64_t peek32 "mms_peek32" (const unsigned char *p, size_t at) noexcept
+    uint64_t peek64 "mms_peek64" (const unsigned char *p, size_t at) noexcept
+    void store16 "mms_store16" (unsigned char *p, size_t at, uint16_t x) noexcept
+    void store32 "mms_store32" (unsigned char *p, size_t at, uint32_t x) noexcept
+    void store64 "mms_store64" (unsigned char *p, size_t at, uint64_t x) noexcept
+    uint64_t fold64 "mms_fold64" (uint64_t a, uint64_t b) noexcept
+    void prefetch "mms_prefetch" (const unsigned char *p, size_t at) noexcept
+    void sort64 "mms_sort64" (uint64_t *a, uint64_t *scratch, size_t n, int low) noexcept
+
+
+cdef inline void store8(unsigned char *p, size_t at, uint8_t x) noexcept nogil:
+    p[at] = x
+
+
+cdef inline void move(unsigned char *to, size_t to_at, const unsigned char *source, size_t at, size_t n) noexcept nogil:
+    memmove(to + to_at, source + at, n)
+
+
+cdef inline void clear(unsigned char *p, size_t at, size_t n) noexcept nogil:
+    memset(p + at, 0, n)
+
+
+cdef inline bint equal(const unsigned char *a, size_t a_at, const unsigned char *b, size_t b_at, size_t n) noexcept nogil:
+    return memcmp(a + a_at, b + b_at, n) == 0
+
+
+cdef inline bytes take(const unsigned char *p, size_t at, size_t n):
+    return PyBytes_FromStringAndSize(<const char *> (p + at), n)
+
+
+cdef inline object view(const unsigned char *p, size_t at, size_t n):
+    return PyMemoryView_FromMemory(<char *> (p + at), n, PyBUF_READ)
+
+
+cdef inline const unsigned char *address(const unsigned char[::1] view) noexcept:
+    return &view[0] if view.shape[0] else NULL
+
+
+cdef inline unsigned char *writable(unsigned char[::1] view) noexcept:
+    return &view[0] if view.shape[0] else NULL
+
+
+cdef inline const unsigned char *content(bytes data) noexcept:
+    return <const unsigned char *> PyBytes_AS_STRING(data)
+
+
+cdef inline uint64_t *words(uint64_t[::1] array) noexcept:
+    return &array[0] if array.shape[0] else NULL
+
+
+cdef inline uint32_t *halves(uint32_t[::1] array) noexcept:
+    return &array[0] if array.shape[0] else NULL
+
+
+cdef inline const unsigned char *part(const unsigned char *p, size_t at, size_t n) noexcept nogil:
+    return p + at
+
+
+cdef inline unsigned char *writable_part(unsigned char *p, size_t at, size_t n) noexcept nogil:
+    return p + at

@@ -1,0 +1,324 @@
+"""The hash index: from a key's hash through directory and node to its bucket, and along all buckets.
+
+::
+
+    h:  | depth bits: directory entry | ...        directory -> node, by the top bits of h
+    node of depth d: slot = floor((h << d mod 2^64) * n / 2^64)      -> bucket, for a run of slots
+    bucket: by the lowest 16 bits of h                               -> record
+
+Height 1: the root is a bucket; 2: a node; from 3 on a directory of height - 2 levels.
+
+A ``Tree`` reads one root: it takes any bytes for pages, and answers with a value, CorruptError or, when the
+root is being recycled under it, with a wrong value; never out of bounds and never without end (I6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from mmstore import format as fmt
+from mmstore.errors import CorruptError
+from mmstore.kernels import bucket, hashing, raw
+from mmstore.kernels.space import Space
+
+__all__ = ["Tree", "bound_of", "plain", "slot_of"]
+
+PRIVATE = fmt.PRIVATE
+HEAD = fmt.PAGE_HEADER
+DEPTH = fmt.NODE.offset["depth"]
+PREFIX = fmt.NODE.offset["prefix"]
+LEVEL = fmt.DIRECTORY.offset["level"]
+COUNT = fmt.BUCKET.offset["count"]
+NEXT = fmt.BUCKET.offset["next"]
+RUN = fmt.RUN.size
+RUN_ALIGN = fmt.RUN_ALIGN
+LARGE = fmt.LARGE.size
+LARGE_VALUE_SIZE = fmt.LARGE.offset["value_size"]
+LARGE_KEY_SIZE = fmt.LARGE.offset["key_size"]
+LARGE_PAGE = fmt.LARGE.offset["page"]
+LARGE_PAGES = fmt.LARGE.offset["pages"]
+DIRECTORY_KIND = fmt.KIND_DIRECTORY
+NODE_KIND = fmt.KIND_NODE
+BUCKET_KIND = fmt.KIND_BUCKET
+MASK32 = 0xFFFF_FFFF
+MASK64 = 0xFFFF_FFFF_FFFF_FFFF
+MAX_DEPTH = 36  # a directory of 2^36 entries has more pages than a file
+GET, HAS, LOCATE = 0, 1, 2
+
+
+def plain(data: Any) -> bytes:
+    """A bytes-like object as bytes; TypeError for anything else."""
+    if type(data) is bytes:
+        return data
+    return memoryview(data).tobytes()
+
+
+def slot_of(h: int, depth: int, slots: int) -> int:
+    """The slot of hash ``h`` in a node of this depth."""
+    x = h << depth & MASK64
+    return (x >> 32) * slots + ((x & MASK32) * slots >> 32) >> 32
+
+
+def bound_of(prefix: int, depth: int, slot: int, slots: int) -> int:
+    """The lowest hash whose slot is ``slot``; behind the last slot: of the next node, 0 at the very end."""
+    one = 1
+    if slot == slots:
+        return prefix + (one << 64 - depth) & MASK64 if depth else 0
+    high = (slot << 32) // slots
+    low = (((slot << 32) % slots << 32) + slots - 1) // slots
+    x = (high << 32) + low
+    return prefix + (x >> depth) + (1 if x & (one << depth) - 1 else 0)
+
+
+class Tree:
+    """One root's index, read only.  ``mask`` as in Space."""
+
+    def __init__(self, page_size: int, seed: int, mask: int = 0xFFFF_FFFF_FFFF_FFFF) -> None:
+        self.space = Space(page_size, seed, mask)
+        self._shape()
+
+    def _shape(self) -> None:
+        page_size = self.space.page_size
+        self.page_size = page_size
+        self.slots = fmt.node_slots(page_size)
+        self.fan_bits = fmt.directory_entries(page_size).bit_length() - 1
+        self.root = self.height = self.depth = 0
+        self.load_large: Any = None
+
+    def attach(self, mem: Any, verified: Any = None, load_large: Callable[[bytes], bytes] | None = None) -> None:
+        """Read from ``mem``, the file from its first byte on.
+
+        ``verified`` is a writable bitmap of the pages whose checksum this handle has seen to be right.
+        ``load_large(record)`` returns the value of a large record, given its struct.
+        """
+        self.space.attach(mem, verified)
+        self.load_large = load_large
+
+    def set_root(self, root: int, height: int, depth: int, pages: int) -> None:
+        """Read this root of a file of ``pages`` pages."""
+        self.check_shape(height, depth)
+        self.root, self.height, self.depth = root, height, depth
+        self.space.limit = min(pages, self.space.mem_pages)
+
+    def check_shape(self, height: int, depth: int) -> None:
+        """CorruptError unless a directory of this height can have this depth."""
+        levels = height - 2 if height > 2 else 0
+        if depth > min(levels * self.fan_bits, MAX_DEPTH) or levels and depth <= (levels - 1) * self.fan_bits:
+            raise CorruptError(f"an index of height {height} can't have depth {depth}; run check(), restore a backup")
+
+    # --- one key ------------------------------------------------------------------------------------
+
+    def get(self, key: Any) -> Any:
+        """The value of ``key`` as bytes, None if there is none."""
+        data = key if type(key) is bytes else plain(key)
+        n = len(data)
+        where = raw.content(data)
+        return self.seek(where, n, hashing.hash64(where, 0, n, self.space.seed) & self.space.mask, GET)
+
+    def contains(self, key: Any) -> bool:
+        """Whether there is a record of ``key``."""
+        data = key if type(key) is bytes else plain(key)
+        n = len(data)
+        where = raw.content(data)
+        return self.seek(where, n, hashing.hash64(where, 0, n, self.space.seed) & self.space.mask, HAS) is not None
+
+    def locate(self, key: Any) -> Any:
+        """(offset in the file, size, whether it is in a run of its own) of the value, None if there is none.
+
+        Of a committed index only: a transaction's inline values are not in the file yet.
+        """
+        data = key if type(key) is bytes else plain(key)
+        n = len(data)
+        where = raw.content(data)
+        return self.seek(where, n, hashing.hash64(where, 0, n, self.space.seed) & self.space.mask, LOCATE)
+
+    def get_many(self, keys: list[Any]) -> list[Any]:
+        """The values of ``keys``, None where there is none."""
+        return [self.get(key) for key in keys]
+
+    def top(self) -> int:
+        """The reference to the root, also after the pool that it was in has been spilled to the file."""
+        if self.root & PRIVATE and (self.root & 0x7FFF_FFFF) < self.space.base:
+            self.root = self.space.numbered(self.root)
+        return self.root
+
+    def descend(self, h: int) -> int:
+        """The reference to the first bucket for ``h``; the index is not empty."""
+        if self.height == 1:
+            return self.top()
+        ref = self.node_of(h)
+        page = self.space.page(ref, NODE_KIND)
+        return raw.load32(page, HEAD + 4 * slot_of(h, self.node_depth(ref, page, h), self.slots))
+
+    def node_of(self, h: int) -> int:
+        """The reference to the node for ``h``."""
+        ref = self.top()
+        if self.height == 2:
+            return ref
+        index = h >> 64 - self.depth
+        level = self.height - 3
+        while True:
+            page = self.space.page(ref, DIRECTORY_KIND)
+            if raw.load8(page, LEVEL) != level:
+                raise self.space.corrupt(ref, DIRECTORY_KIND)
+            ref = raw.load32(page, HEAD + 4 * (index >> self.fan_bits * level & (1 << self.fan_bits) - 1))
+            if level == 0:
+                return ref
+            level -= 1
+
+    def node_depth(self, ref: int, page: Any, h: int) -> int:
+        """The depth of a node, which must be one for ``h``."""
+        depth = raw.load8(page, DEPTH)
+        if depth > self.depth or depth and (h ^ raw.load64(page, PREFIX)) >> 64 - depth:
+            raise self.space.corrupt(ref, NODE_KIND)
+        return depth
+
+    def seek(self, key: Any, n: int, h: int, what: int) -> Any:
+        """The record of ``key``, whose hash is ``h``: as value, True or place."""
+        if self.height == 0:
+            return None
+        size = self.page_size
+        ref = self.descend(h)
+        steps = 0
+        mark = 0
+        while True:
+            page = self.space.page(ref, BUCKET_KIND)
+            found = bucket.find(page, size, h, key, n, -1)
+            while found > 1:
+                header = found & MASK32
+                at = 8 * (found >> 48)
+                if header >> 16 != 0xFFFF:
+                    if what == GET:
+                        return raw.take(page, at, header >> 16)
+                    if what == HAS:
+                        return True
+                    return ref * size + at, header >> 16, False
+                record = raw.take(page, at, LARGE)
+                if self.same_key(record, key, n):
+                    if what == HAS:
+                        return True
+                    where = raw.content(record)
+                    if what == LOCATE:
+                        at = raw.peek32(where, LARGE_PAGE) * size + value_at(n)
+                        return at, raw.peek64(where, LARGE_VALUE_SIZE), True
+                    return self.load_large(record)
+                found = bucket.find(page, size, h, key, n, (found >> 32 & 0xFFFF) + 1)
+            if found:
+                raise self.space.corrupt(ref, BUCKET_KIND)
+            ref = raw.load32(page, NEXT)
+            if ref == 0:
+                return None
+            # A chain must not come back to where it was: remembered at every power of two of steps.
+            steps += 1
+            if ref == mark:
+                raise self.space.corrupt(ref, BUCKET_KIND)
+            if steps & steps - 1 == 0:
+                mark = ref
+
+    def same_key(self, record: bytes, key: Any, n: int) -> bool:
+        """Whether the run of a large record begins with ``key``, whose length agrees; checks the run's bounds."""
+        where = raw.content(record)
+        page = raw.peek32(where, LARGE_PAGE)
+        pages = raw.peek32(where, LARGE_PAGES)
+        value_size = raw.peek64(where, LARGE_VALUE_SIZE)
+        room = pages * self.page_size
+        if (
+            page < self.space.first
+            or page + pages > self.space.limit
+            or value_at(n) > room
+            or value_size > room - value_at(n)
+        ):
+            raise CorruptError(
+                f"a record's run of {pages} pages from page {page} on lies outside the file or is too short; "
+                "run check(), restore a backup",
+                page=page,
+            )
+        return raw.equal(raw.part(self.space.mem, page * self.page_size + RUN, n), 0, key, 0, n)
+
+    # --- all keys -----------------------------------------------------------------------------------
+
+    def items(self) -> Iterator[tuple[bytes, Any]]:
+        """(key, value) of all records, in the order of buckets along the hash."""
+        position = 0
+        for _ in range(self.space.limit + self.space.used + 1):
+            position, keys, values = self.read(position)
+            yield from zip(keys, values, strict=True)
+            if position == 0:
+                return
+        raise CorruptError("the index has more buckets than the file has pages; run check(), restore a backup")
+
+    def read(self, position: int) -> Any:
+        """(next position, keys, values) of the bucket for hash ``position``, from that hash on.
+
+        Start with 0; next position 0 means the end.  Other positions may also be any hash.
+        """
+        if self.height == 0:
+            return 0, [], []
+        size = self.page_size
+        start = 0
+        following = 0
+        if self.height == 1:
+            ref = self.top()
+        else:
+            node = self.node_of(position)
+            page = self.space.page(node, NODE_KIND)
+            depth = self.node_depth(node, page, position)
+            prefix = position >> 64 - depth << 64 - depth if depth else 0
+            slot = slot_of(position, depth, self.slots)
+            ref = raw.load32(page, HEAD + 4 * slot)
+            right = slot + 1
+            while right < self.slots and raw.load32(page, HEAD + 4 * right) == ref:
+                right += 1
+            while slot > 0 and raw.load32(page, HEAD + 4 * (slot - 1)) == ref:
+                slot -= 1
+            start = bound_of(prefix, depth, slot, self.slots)
+            following = bound_of(prefix, depth, right, self.slots)
+        keys: list[bytes] = []
+        values: list[Any] = []
+        steps = 0
+        mark = 0
+        while ref:
+            page = self.space.page(ref, BUCKET_KIND)
+            count = raw.load16(page, COUNT)
+            if HEAD + 4 * count > size:
+                raise self.space.corrupt(ref, BUCKET_KIND)
+            for i in range(count):
+                at = 8 * (raw.load32(page, HEAD + 4 * i) & 0xFFFF)
+                if at < HEAD + 4 or at > size:
+                    raise self.space.corrupt(ref, BUCKET_KIND)
+                header = raw.load32(page, at - 4)
+                n_value = header >> 16
+                n_key = header & 0xFFFF
+                if at + (LARGE if n_value == 0xFFFF else n_value + n_key) > size:
+                    raise self.space.corrupt(ref, BUCKET_KIND)
+                if position > start and bucket.record_hash(page, at >> 3, self.space.seed, self.space.mask) < position:
+                    continue
+                if n_value == 0xFFFF:
+                    record = raw.take(page, at, LARGE)
+                    keys.append(self.large_key(record))
+                    values.append(self.load_large(record))
+                else:
+                    keys.append(raw.take(page, at + n_value, n_key))
+                    values.append(raw.take(page, at, n_value))
+            ref = raw.load32(page, NEXT)
+            steps += 1
+            if ref and ref == mark:
+                raise self.space.corrupt(ref, BUCKET_KIND)
+            if steps & steps - 1 == 0:
+                mark = ref
+        return following, keys, values
+
+    def large_key(self, record: bytes) -> bytes:
+        """The key of a large record, from its run."""
+        where = raw.content(record)
+        n = raw.peek32(where, LARGE_KEY_SIZE)
+        self.same_key(record, where, 0)
+        if n > 0xFFFF or value_at(n) > raw.peek32(where, LARGE_PAGES) * self.page_size:
+            raise CorruptError("a record's key is longer than its run; run check(), restore a backup")
+        return raw.take(self.space.mem, raw.peek32(where, LARGE_PAGE) * self.page_size + RUN, n)
+
+
+def value_at(n_key: int) -> int:
+    """Where in its run a large value lies."""
+    return (RUN + n_key + RUN_ALIGN - 1) // RUN_ALIGN * RUN_ALIGN

@@ -1,0 +1,44 @@
+"""What a root or a catalog entry knows about an index."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+from typing import Any
+
+from mmstore import format as fmt
+
+__all__ = ["EMPTY", "IndexDescriptor"]
+
+
+@dataclass(frozen=True, slots=True)
+class IndexDescriptor:
+    """The fields are those of format.INDEX, in its order."""
+
+    root: int = 0
+    """Reference to the top page; 0 while the index is empty."""
+    nodes: int = 0
+    """Nodes."""
+    pages: int = 0
+    """Pages in all."""
+    height: int = 0
+    """0 empty, 1 the root is a bucket, 2 a node, 3 and more a directory."""
+    depth: int = 0
+    """Bits of the hash that pick a directory entry."""
+    flags: int = 0
+    """0."""
+    count: int = 0
+    """Records."""
+    size: int = 0
+    """Bytes of keys and values."""
+
+    def pack(self) -> bytes:
+        """The descriptor's bytes; the root must be a page number."""
+        return fmt.INDEX.struct.pack(*astuple(self))
+
+    @classmethod
+    def unpack(cls, data: Any) -> IndexDescriptor:
+        """The descriptor in ``data``; its fields are checked where they are used."""
+        return cls(*fmt.INDEX.struct.unpack(data))
+
+
+EMPTY = IndexDescriptor()
