@@ -32,6 +32,7 @@ from mmstore.pages.root import Root
 __all__ = ["Pins", "ReaderInfo", "needed_intervals", "readers"]
 
 _SLOT = fmt.READER_SLOT.offset
+_COUNT_LOCK = fmt.LOCK_SLOTS + fmt.READER_SLOTS  # held for the moment in which `slots` is raised
 Interval = tuple[int, int]
 
 
@@ -199,14 +200,23 @@ class Pins:
                 blank = dict.fromkeys(fmt.READER_SLOT.names, 0) | {"reserved": bytes(16)}
                 blank |= {"pid": os.getpid(), "since": time.time_ns()}
                 self._live.memory[at : at + fmt.READER_SLOT.size] = fmt.READER_SLOT.pack(blank)
-                while self._live.half("slots") <= number:
-                    self._live.set_half("slots", number + 1)
+                self._raise_count(number + 1)
                 self.slot = number
                 return number
         raise LockTimeout(
             f"all {fmt.READER_SLOTS} reader slots are held by live handles; see readers() for who they are, "
             "and close snapshots, views or handles that are no longer needed"
         )
+
+    def _raise_count(self, count: int) -> None:
+        """Have scans look at ``count`` slots at least.  One at a time: a lower count stored last would hide a slot."""
+        if self._live.half("slots") >= count:
+            return
+        self._locks.acquire_exclusive(_COUNT_LOCK, None)
+        try:
+            self._live.set_half("slots", max(count, self._live.half("slots")))
+        finally:
+            self._locks.unlock(_COUNT_LOCK)
 
     def give_up_slot(self) -> None:
         """Return the slot when no pin is alive (close)."""
