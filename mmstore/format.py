@@ -185,6 +185,7 @@ LOCK_LIVE: Final = LOCK_GATE + 1
 LOCK_TURN: Final = LOCK_GATE + 2
 LOCK_WRITER: Final = LOCK_GATE + 3
 LOCK_CHECKPOINT: Final = LOCK_GATE + 4
+LOCK_READERS: Final = LOCK_GATE + 5  # shared by handles that may not write: the file is not cut meanwhile
 LOCK_SLOTS: Final = LOCK_GATE + 1024  # + slot number
 LOCK_PINS: Final = LOCK_GATE + (1 << 20)  # + txn id: pins of handles that may not write
 LOCK_PINS_SIZE: Final = 1 << 61

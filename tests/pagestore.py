@@ -69,6 +69,9 @@ class Pages:
             self.in_use[page] = (self.txn, kind)
         return start
 
+    def alloc_pages(self, n: int, kind: int) -> list[tuple[int, int]]:
+        return [(self.alloc(1, kind), 1) for _ in range(n)]
+
     def free(self, start: int, n: int, born: int, kind: int) -> None:
         for page in range(start, start + n):
             assert self.in_use.pop(page) == (born, kind), page

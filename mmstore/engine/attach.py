@@ -116,6 +116,7 @@ def attach_without_writing(fs: Filesystem, path: str, backend: Backend, locks: F
     from then on, whatever others do to the file later.
     """
     identity = read_identity(backend, path)
+    locks.try_shared(fmt.LOCK_READERS)
     alone = not locks.held_by_other(fmt.LOCK_LIVE)
     session = Session(fs, path, backend, identity, options, locks, private=alone)
     if alone:
@@ -211,7 +212,7 @@ def close_cleanly(session: Session) -> None:
 
 def shrink(session: Session) -> bool:
     """Give up the free zones at the end of the store, if they are worth a checkpoint; the file is not cut yet."""
-    if session.freelist.state is None or session.pins.alive:
+    if session.freelist.state is None or session.pins.alive or session.locks.held_by_other(fmt.LOCK_READERS):
         return False
     base = session.published()
     write = WriteState(session, base, base.txn + 1, limit=0)

@@ -118,15 +118,16 @@ def start_if_due(session: Session, root: Root) -> None:
     if session.options.in_memory or session.checkpointing.locked() or not due(session, root):
         return
     if not session.options.background:
-        checkpoint(session)
+        _unasked(session)
     elif session.background is None or not session.background.is_alive():
         session.background = threading.Thread(
-            target=_in_background, args=(session,), name="mmstore-checkpoint", daemon=True
+            target=_unasked, args=(session,), name="mmstore-checkpoint", daemon=True
         )
         session.background.start()
 
 
-def _in_background(session: Session) -> None:
+def _unasked(session: Session) -> None:
+    """A checkpoint that nobody waits for."""
     try:
         checkpoint(session)
     except (SyncError, LockTimeout) as error:

@@ -14,6 +14,7 @@ what strikes there is raised after the commit was finished (or cut off) as a suc
 
 from __future__ import annotations
 
+from mmstore import format as fmt
 from mmstore.disk.log import record_size
 from mmstore.engine import checkpoint
 from mmstore.engine.session import Session
@@ -31,6 +32,8 @@ def begin(session: Session, writer: Writer, timeout: float) -> WriteState:
     limit = 0 if session.options.in_memory else session.options.log_ring // 4
     try:
         session.prepare_to_write()
+        if session.disk_full:
+            base = expire_grace(session, writer, base)
         return WriteState(session, base, base.txn + 1, limit)
     except BaseException:
         session.freelist.forget()
@@ -78,9 +81,9 @@ def _commit_small(session: Session, writer: Writer, write: WriteState, root: Roo
             writer.publish_relaxed()
     except BaseException:
         writer.abandon()
-        writer.end()
         raise
-    writer.end()
+    finally:
+        writer.end()
     if session.options.durability == "relaxed":
         return
     try:
@@ -132,6 +135,20 @@ def _commit_large(session: Session, writer: Writer, root: Root) -> None:
         raise
     finally:
         writer.end()
+
+
+def expire_grace(session: Session, writer: Writer, base: Root) -> Root:
+    """Publish the base again under an id so far on that no run has to wait for its grace any more.
+
+    On a full disk that is what makes deleted data's pages usable; readers without a pin look anew.
+    """
+    writer.wait_durable(base.txn)
+    root = base._replace(txn=base.txn + fmt.GRACE + 1)
+    session.live.set("committing", root.txn)
+    checkpoint.checkpoint(session, root)
+    writer.publish_now(root)
+    session.disk_full = False
+    return root
 
 
 def _commit_in_memory(writer: Writer, root: Root) -> None:

@@ -19,7 +19,7 @@ from mmstore.disk.backend import Backend, Filesystem
 from mmstore.disk.locks import FileLocks
 from mmstore.disk.log import Log
 from mmstore.disk.storefile import StoreFile
-from mmstore.errors import SyncError
+from mmstore.errors import DiskFullError, SyncError
 from mmstore.pages.freelist import FreeList
 from mmstore.pages.live import LivePage
 from mmstore.pages.pins import Interval, Pins, needed_intervals
@@ -70,6 +70,8 @@ class Session:
         self.freelist = FreeList(self, self.needed, lambda: self.live.txn)
         self.workspace = Workspace(self.store, self.freelist, identity.page_size, identity.seed)
         self.log: Log | None = None
+        self.disk_full = False
+        """The file could not grow since the last transaction began."""
         self._prepared = False
         self._newest: Root | None = None
         self.checkpointing = threading.Lock()
@@ -136,7 +138,11 @@ class Session:
         self.store.place(runs)
 
     def grow(self, to: int) -> None:
-        self.store.grow(to)
+        try:
+            self.store.grow(to)
+        except DiskFullError:
+            self.disk_full = True
+            raise
         self.live.set("file_size", max(self.store.size, self.live.get("file_size")))
 
     # --- the log ------------------------------------------------------------------------------------

@@ -50,6 +50,7 @@ class WriteState:
         self.work.begin(txn)
         self.operations = Operations(limit)
         self.next_id = base.next_id
+        self._only_deletes = True
         self._catalog = Index(IndexDescriptor.unpack(base.catalog), self.work)
         self._indexes = {b"": Index(IndexDescriptor.unpack(base.main), self.work)}
         self._entries: dict[bytes, Entry] = {}
@@ -77,6 +78,7 @@ class WriteState:
 
     def create(self, name: bytes, entry: Entry) -> Entry:
         """Add ``entry`` (its id is given here) under a name that is free."""
+        self._grows()
         entry = replace(entry, id=self.next_id)
         self.next_id += 1
         self.operations.add(fmt.OP_CREATE, name, b"", entry.pack())
@@ -88,6 +90,7 @@ class WriteState:
         """Remove ``name`` and free everything that it has."""
         entry = self.entry(name)
         assert entry is not None
+        self._shrinks()
         self.operations.add(fmt.OP_DROP, name)
         index = self._indexes.pop(name, None) or Index(entry.index, self.work)
         index.clear()
@@ -109,12 +112,21 @@ class WriteState:
             found = self._indexes[name] = Index(entry.index, self.work)
         return found
 
+    def _grows(self) -> None:
+        self._only_deletes = False
+        self.session.freelist.spend_reserve = False
+
+    def _shrinks(self) -> None:
+        self.session.freelist.spend_reserve = self._only_deletes
+
     # --- changes ------------------------------------------------------------------------------------
 
     def put(self, name: bytes, key: Any, value: Any) -> bool:
         index = self._indexes.get(name) or self.index(name, create=True)
         assert index is not None
-        new = index.put(key, value)
+        if self._only_deletes:
+            self._grows()
+        new: bool = index.put(key, value)
         self.operations.add(fmt.OP_PUT, name, key, value)
         if name:
             self._dirty.add(name)
@@ -123,7 +135,8 @@ class WriteState:
     def put_many(self, name: bytes, keys: list[Any], values: list[Any]) -> int:
         index = self._indexes.get(name) or self.index(name, create=True)
         assert index is not None
-        new = index.put_many(keys, values)
+        self._grows()
+        new: int = index.put_many(keys, values)
         for key, value in zip(keys, values, strict=True):
             self.operations.add(fmt.OP_PUT, name, key, value)
             if not self.operations.complete:
@@ -134,7 +147,10 @@ class WriteState:
 
     def delete(self, name: bytes, key: Any) -> bool:
         index = self._indexes.get(name) or self.index(name)
-        if index is None or not index.delete(key):
+        if index is None:
+            return False
+        self._shrinks()
+        if not index.delete(key):
             return False
         self.operations.add(fmt.OP_DELETE, name, key)
         if name:
@@ -144,6 +160,7 @@ class WriteState:
     def clear(self, name: bytes) -> None:
         index = self._indexes.get(name) or self.index(name)
         if index is not None and index.count:
+            self._shrinks()
             index.clear()
             self.operations.add(fmt.OP_CLEAR, name)
             if name:
@@ -153,6 +170,7 @@ class WriteState:
         """Append ``count`` rows to table ``name``, one buffer of new bytes for each column."""
         entry = self.entry(name)
         assert entry is not None
+        self._grows()
         states = [
             sequence.append(state, data, self.space) if len(data) else state
             for state, data in zip(entry.sequences, buffers, strict=True)

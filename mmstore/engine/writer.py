@@ -143,7 +143,13 @@ class Writer:
                     raise SyncError(0, f"commit {txn} was cut off by a failure of another thread's; repeat it")
                 log = session.current_log()
                 assert log is not None
-                session.sync(log.sync)
+                try:
+                    session.sync(log.sync)
+                except SyncError:
+                    with self._state:  # none of them will be published by this handle
+                        self._pending.clear()
+                        self._release_if_idle()
+                    raise
                 session.live.set("synced", batch[-1].txn)
                 self._publish(batch)
         with self._state:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from mmstore import format as fmt
@@ -33,7 +33,9 @@ class IndexDescriptor:
 
     def pack(self) -> bytes:
         """The descriptor's bytes; the root must be a page number."""
-        return fmt.INDEX.struct.pack(*astuple(self))
+        return fmt.INDEX.struct.pack(
+            self.root, self.nodes, self.pages, self.height, self.depth, self.flags, self.count, self.size
+        )
 
     @classmethod
     def unpack(cls, data: Any) -> IndexDescriptor:

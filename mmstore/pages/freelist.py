@@ -177,6 +177,28 @@ class FreeList:
             self._log.append((start, n, kind))
         return start
 
+    def alloc_pages(self, n: int, kind: int) -> list[tuple[int, int]]:
+        """Take ``n`` pages wherever they lie; returns (first, pages) of each run.  Raises DiskFullError."""
+        found = []
+        recycled, free = self._recycled[kind], self.free_runs[kind]
+        missing = n - recycled.pages
+        if missing > 0:
+            floor = missing + (RESERVE if kind == fmt.FREE_INDEX and not self.spend_reserve else 0)
+            if free.pages < floor:
+                self.reclaim()
+            if free.pages < floor:
+                self._grow(floor - free.pages, kind)
+        while n:
+            fresh = not recycled.pages
+            run = (free if fresh else recycled).take_some(n)
+            if fresh:
+                self._taken[kind].add(*run)
+            found.append(run)
+            n -= run[1]
+        if self._marks:
+            self._log += [(start, length, kind) for start, length in found]
+        return found
+
     def _take(self, n: int, kind: int, align: int) -> int:
         runs = self.free_runs[kind]
         floor = RESERVE + n if kind == fmt.FREE_INDEX and not self.spend_reserve else 0

@@ -98,6 +98,13 @@ class RunSet:
         """The run with the highest pages."""
         return (self._starts[-1], self._lengths[self._starts[-1]]) if self._starts else None
 
+    def take_some(self, most: int) -> tuple[int, int]:
+        """Take up to ``most`` pages, those with the lowest numbers that are adjacent; the set is not empty."""
+        start = self._starts[0]
+        length = min(most, self._lengths[start])
+        self.remove(start, length)
+        return start, length
+
     def take(self, length: int, align: int = 1) -> int | None:
         """Take the first run of ``length`` pages that starts at a multiple of ``align``; None if there is none."""
         if length >= self._too_large:

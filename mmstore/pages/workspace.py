@@ -27,6 +27,7 @@ from mmstore.kernels.space import Space
 __all__ = ["Allocator", "Mark", "Store", "Workspace"]
 
 _KEPT = 1 << 20  # bytes of pool that are kept from one transaction to the next
+_FEW = 32  # pages: a small commit
 _PIECE = 1 << 20  # bytes that are handed to the store at once
 
 
@@ -35,6 +36,9 @@ class Allocator(Protocol):
 
     def alloc(self, n: int, kind: int) -> int:
         """Take ``n`` adjacent pages; returns the first."""
+
+    def alloc_pages(self, n: int, kind: int) -> Sequence[tuple[int, int]]:
+        """Take ``n`` pages in any runs; returns (first, pages) of each."""
 
     def free(self, start: int, n: int, born: int, kind: int) -> None:
         """Give back a run that the roots from ``born`` on may refer to."""
@@ -246,6 +250,9 @@ class Workspace:
         """Write all private pages to their places."""
         if not self.space.dirty:
             return
+        if self.space.used <= _FEW:
+            self._place_few()
+            return
         used = self.space.used
         number = np.frombuffer(self.space.number_view, np.uint32, used)
         slots = np.flatnonzero(np.frombuffer(self.space.state_view, np.uint8, used))
@@ -258,6 +265,17 @@ class Workspace:
             page, slot, n = int(pages[first]), int(slots[first]), stop - first
             runs.append((page * size, self._pool[slot * size : (slot + n) * size]))
             self.placed.append((page, n))
+        self.store.place(runs)
+        self._follow()
+
+    def _place_few(self) -> None:
+        """The same where an array costs more than a loop."""
+        size, state, number = self.page_size, self.space.state_view, self.space.number_view
+        runs = []
+        for slot in range(self.space.used):
+            if state[slot]:
+                runs.append((number[slot] * size, self._pool[slot * size : (slot + 1) * size]))
+                self.placed.append((number[slot], 1))
         self.store.place(runs)
         self._follow()
 
@@ -285,10 +303,9 @@ class Workspace:
 
     def _take(self, n: int) -> Sequence[tuple[int, int]]:
         """``n`` index pages in any runs."""
-        alloc_pages = getattr(self.allocator, "alloc_pages", None)
-        if alloc_pages is not None:
-            return alloc_pages(n, fmt.FREE_INDEX)  # type: ignore[no-any-return]
-        return [(self.allocator.alloc(1, fmt.FREE_INDEX), 1) for _ in range(n)]
+        if n == 1:
+            return [(self.allocator.alloc(1, fmt.FREE_INDEX), 1)]
+        return self.allocator.alloc_pages(n, fmt.FREE_INDEX)
 
     def _follow(self) -> None:
         """The file may have grown."""
