@@ -73,7 +73,8 @@ def delay_by_carrier(db: Database) -> None:
 
 def planes_by_tail_number(db: Database) -> None:
     """The planes that flew most, each looked up by its key."""
-    tails, counts = np.unique(db.table("flights")["tailnum"], return_counts=True)
+    tails = db.table("flights")["tailnum"]
+    tails, counts = np.unique(tails[tails != b"NA"], return_counts=True)
     planes = db.keyspace("planes")
     print("\nthe busiest planes")
     for tail, count in sorted(zip(tails, counts, strict=True), key=lambda pair: -pair[1])[:6]:
