@@ -102,10 +102,9 @@ class PosixBackend:
     def pwrite(self, data: Buffer, off: int) -> None:
         try:
             done = os.pwrite(self._fd, data, off)
-            view = memoryview(data)
-            if done == view.nbytes:
+            if done == (len(data) if type(data) is bytes else memoryview(data).nbytes):
                 return
-            rest = view.cast("B")
+            rest = memoryview(data).cast("B")
             while done < rest.nbytes:
                 done += os.pwrite(self._fd, rest[done:], off + done)
         except OSError as error:

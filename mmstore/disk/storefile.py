@@ -20,6 +20,7 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 from typing import Final, Literal
 
 from mmstore.disk import libc
@@ -30,7 +31,7 @@ from mmstore.format import FIXED_SIZE, HEADER_AT, IDENTITY_AT, LIVE_AT, LIVE_SIZ
 
 _SMALLEST_STEP: Final = 1 << 20
 _LARGEST_STEP: Final = 1 << 30
-_PIECE: Final = 1 << 20  # bytes of one pwrite
+_offset: Final[Callable[[tuple[int, Buffer]], int]] = itemgetter(0)
 
 
 class StoreFile:
@@ -175,15 +176,16 @@ class StoreFile:
     def place(self, runs: Iterable[tuple[int, Buffer]]) -> None:
         """Put bytes at their file offsets, all behind the fixed part and inside [0, size).
 
-        Runs that touch are joined, and written in pieces of up to 1 MiB.  Nobody refers to these pages
-        yet, so nothing is broken if this fails halfway.
+        Runs that touch are joined; writes end where a zone ends, so bulk gets a large folio for each zone
+        that it fills, which one fault maps whole.  Nobody refers to these pages yet, so nothing is
+        broken if this fails halfway.
         """
         ordered = sorted(runs, key=_offset)
         if not ordered:
             return
-        first, (last, tail) = ordered[0][0], ordered[-1]
-        if first < FIXED_SIZE or last + memoryview(tail).nbytes > self.size:
-            raise ValueError(f"placing [{first}, ...) up to {last} + {memoryview(tail).nbytes} of {self.size} bytes")
+        (first, _), (last, tail) = ordered[0], ordered[-1]
+        if first < FIXED_SIZE or last + _nbytes(tail) > self.size:
+            raise ValueError(f"placing [{first}, ...) up to {last} + {_nbytes(tail)} of {self.size} bytes")
         if self._placing == "memcpy" or self.private:
             self.place_by_memcpy(ordered)
         else:
@@ -194,20 +196,22 @@ class StoreFile:
         joined: list[Buffer] = []
         start = stop = 0
         for off, data in ordered:
-            view = memoryview(data)
-            n = view.nbytes
-            if off != stop or stop - start + n > _PIECE:
-                _flush(pwrite, joined, start)
-                joined, start = [], off
-            stop = off + n
-            if n <= _PIECE:
-                joined.append(data)
-                continue
-            flat = view.cast("B")
-            for at in range(0, n, _PIECE):
-                pwrite(flat[at : at + _PIECE], off + at)
-            start = stop
-        _flush(pwrite, joined, start)
+            if joined and (off != stop or off % ZONE_SIZE == 0):
+                pwrite(joined[0] if len(joined) == 1 else b"".join(joined), start)
+                joined = []
+            if not joined:
+                start = off
+            stop = off + _nbytes(data)
+            cut = (off // ZONE_SIZE + 1) * ZONE_SIZE
+            if stop > cut:
+                flat = memoryview(data).cast("B")
+                pwrite(b"".join([*joined, flat[: cut - off]]), start)
+                for start in range(cut, stop, ZONE_SIZE):
+                    if stop - start > ZONE_SIZE:
+                        pwrite(flat[start - off : start - off + ZONE_SIZE], start)
+                joined, data = [], flat[start - off :]
+            joined.append(data)
+        pwrite(joined[0] if len(joined) == 1 else b"".join(joined), start)
 
     def place_by_memcpy(self, runs: Iterable[tuple[int, Buffer]]) -> None:
         """``place`` by stores to a writable mapping."""
@@ -304,15 +308,8 @@ class StoreFile:
         self.backend.close()
 
 
-def _offset(run: tuple[int, Buffer]) -> int:
-    return run[0]
-
-
-def _flush(pwrite: Callable[[Buffer, int], None], joined: list[Buffer], start: int) -> None:
-    if len(joined) == 1:
-        pwrite(joined[0], start)
-    elif joined:
-        pwrite(b"".join(joined), start)
+def _nbytes(data: Buffer) -> int:
+    return len(data) if type(data) is bytes else memoryview(data).nbytes
 
 
 def create(backend: Backend, identity: bytes) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmstore.disk import mapping
@@ -208,26 +208,25 @@ def test_placing_sorts_and_joins(store: StoreFile) -> None:
     assert writes(store) == []
 
 
-def test_placing_in_pieces_of_a_mib(store: StoreFile) -> None:
-    store.grow(16 * MIB)
+def test_writes_end_where_zones_end(store: StoreFile) -> None:
+    store.grow(32 * MIB)
     writes(store).clear()
-    data = os.urandom(2 * MIB + 5)
-    store.place(
-        [
-            (4 * MIB, memoryview(data)),
-            (4 * MIB + len(data), b"tail"),
-            *((10 * MIB + i * P, bytes(P)) for i in range(300)),
-        ]
-    )
+    data = os.urandom(5 * MIB + 5)
+    pages = [(18 * MIB + i * P, bytes([i % 256]) * P) for i in range(600)]
+    store.place([(3 * MIB, memoryview(data)), (3 * MIB + len(data), b"tail"), (3 * MIB - 2, b"ab"), *pages])
     assert writes(store) == [
-        (4 * MIB, MIB),
-        (5 * MIB, MIB),
-        (6 * MIB, 5),
-        (6 * MIB + 5, 4),
-        (10 * MIB, MIB),
-        (11 * MIB, 44 * P),
+        (3 * MIB - 2, MIB + 2),
+        (4 * MIB, 2 * MIB),
+        (6 * MIB, 2 * MIB),
+        (8 * MIB, 9),
+        (18 * MIB, 2 * MIB),
+        (20 * MIB, 88 * P),
     ]
-    assert store.mem[4 * MIB : 6 * MIB + 9] == data + b"tail"
+    assert store.mem[3 * MIB - 2 : 8 * MIB + 9] == b"ab" + data + b"tail"
+    assert all(store.mem[at : at + P] == page for at, page in pages)
+    writes(store).clear()
+    store.place([(10 * MIB, data[: 4 * MIB]), (14 * MIB, data[:P])])
+    assert writes(store) == [(10 * MIB, 2 * MIB), (12 * MIB, 2 * MIB), (14 * MIB, P)]
 
 
 @pytest.mark.parametrize("bad", [(FIXED_SIZE - 1, b"xy"), (0, b"x"), (ZONE_SIZE - 1, b"xy"), (ZONE_SIZE, b"x")])
@@ -240,11 +239,12 @@ def test_placing_out_of_bounds(store: StoreFile, bad: tuple[int, bytes]) -> None
     assert store.mem == before
 
 
-RUNS = st.lists(st.tuples(st.integers(0, 200), st.integers(1, 20)), max_size=20).map(lambda runs: _apart(runs))
+LENGTHS = st.one_of(st.integers(1, 50), st.integers(1, 30_000), st.just(ZONE_SIZE // 64))
+RUNS = st.lists(st.tuples(st.integers(0, 80_000), LENGTHS), max_size=12).map(lambda runs: _apart(runs))
 
 
 def _apart(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Those that don't overlap an earlier one; (offset, length) in units of 100 bytes."""
+    """Those that don't overlap an earlier one; (offset, length) in units of 64 bytes."""
     taken: set[int] = set()
     kept = []
     for off, n in runs:
@@ -254,17 +254,18 @@ def _apart(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return kept
 
 
+@settings(max_examples=50, deadline=None)
 @given(RUNS, st.randoms())
 def test_both_ways_of_placing_give_the_same_bytes(runs: list[tuple[int, int]], rng: Any) -> None:
     stores = [StoreFile(watched(), P), StoreFile(watched(), P, placing="memcpy"), StoreFile(watched(), P, private=True)]
-    expected = bytearray(ZONE_SIZE)
+    expected = bytearray(4 * ZONE_SIZE)
     batch: list[tuple[int, Any]] = []
     for off, n in runs:
-        data = rng.randbytes(n * 100)
-        expected[BASE + off * 100 : BASE + (off + n) * 100] = data
-        batch.append((BASE + off * 100, rng.choice((bytes, bytearray, memoryview))(data)))
+        data = rng.randbytes(8) * (n * 8)
+        expected[BASE + off * 64 : BASE + (off + n) * 64] = data
+        batch.append((BASE + off * 64, rng.choice((bytes, bytearray, memoryview))(data)))
     for store in stores:
-        store.grow(ZONE_SIZE)
+        store.grow(4 * ZONE_SIZE)
         store.place(batch)
         assert store.mem[BASE:] == expected[BASE:]
         store.close()
