@@ -51,12 +51,18 @@ class WriteState:
         self.operations = Operations(limit)
         self.next_id = base.next_id
         self._only_deletes = True
-        self._catalog = Index(IndexDescriptor.unpack(base.catalog), self.work)
+        self._opened_catalog: Index | None = None
         self._indexes = {b"": Index(IndexDescriptor.unpack(base.main), self.work)}
         self._entries: dict[bytes, Entry] = {}
         self._dirty: set[bytes] = set()
         freelist, store = session.freelist, session.store
         self.space = sequence.Space(session.page_size, store.read, txn, freelist.alloc, freelist.free, store.place)
+
+    @property
+    def _catalog(self) -> Index:
+        if self._opened_catalog is None:
+            self._opened_catalog = Index(IndexDescriptor.unpack(self.base.catalog), self.work)
+        return self._opened_catalog
 
     # --- names --------------------------------------------------------------------------------------
 
@@ -265,7 +271,8 @@ class WriteState:
         self._store_entries()
         self.work.assign(self.txn)
         main = self._indexes[b""].sealed_desc().pack()
-        catalog = self._catalog.sealed_desc().pack()
+        opened = self._opened_catalog
+        catalog = self.base.catalog if opened is None else opened.sealed_desc().pack()
         self.work.seal()
         self.work.place()
         free = self.session.freelist.seal()

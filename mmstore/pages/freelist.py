@@ -92,12 +92,15 @@ class FreeList:
         self._blocked_by: tuple[list[Interval], list[Interval]] | None = None
         self._grown: list[Held] = []  # zones that no published root accounts for yet
         self._txn = 0
+        self._fresh = False  # whether the two sets below are empty ones
         self._clear_transaction()
 
     def _clear_transaction(self) -> None:
         self._given: list[Held] = []
-        self._taken = (RunSet(), RunSet())
-        self._recycled = (RunSet(), RunSet())
+        if not self._fresh:
+            self._taken = (RunSet(), RunSet())
+            self._recycled = (RunSet(), RunSet())
+            self._fresh = True
         self._log: list[tuple[int, int, int]] = []  # (start, n, kind) taken since the oldest savepoint
         self._marks: list[tuple[int, int]] = []
         self.spend_reserve = False
@@ -149,6 +152,7 @@ class FreeList:
         """Transaction ``txn`` starts: what it takes and gives is recorded until ``seal`` or ``abort``."""
         self._txn = txn
         self._clear_transaction()
+        self._fresh = False
         held = self.held[fmt.FREE_INDEX]
         if self.free_runs[fmt.FREE_INDEX].pages < _LOW_WATER and held:
             if held[0].freed + fmt.GRACE + _BATCH <= self._published():
@@ -314,11 +318,12 @@ class FreeList:
                 self._recycled[run.kind].add(run.start, run.length)
             else:
                 given.append(run._replace(freed=self._txn))
-        for kind in (fmt.FREE_INDEX, fmt.FREE_BULK):
-            for start, length in self._recycled[kind]:
-                self._taken[kind].remove(start, length)
-                self.free_runs[kind].add(start, length)
-        self._recycled = (RunSet(), RunSet())
+        if any(runs.pages for runs in self._recycled):
+            for kind in (fmt.FREE_INDEX, fmt.FREE_BULK):
+                for start, length in self._recycled[kind]:
+                    self._taken[kind].remove(start, length)
+                    self.free_runs[kind].add(start, length)
+            self._recycled = (RunSet(), RunSet())
         state = self.state
         assert state is not None
         taken = [run for runs in self._taken for run in runs]
