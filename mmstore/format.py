@@ -236,6 +236,8 @@ BUCKET = Layout(
 )  # followed by `count` entries (u32: tag << 16 | unit of the record), ascending
 
 ENTRY_SIZE: Final = 4  # of a directory entry, a slot, a bucket's entry
+REFERENCES: Final = "<{}I"  # many of them
+BUCKET_ENTRY: Final = "<I"
 UNIT: Final = 8
 
 # A record is named by its anchor, a multiple of 8: the header lies in the 4 bytes before, the value
