@@ -23,19 +23,19 @@ SCHEMA = Schema.of({"id": "i8", "name": "U10", "emb": ("f4", 16)})
 INDEX = IndexDescriptor(root=70, nodes=1, pages=3, height=2, depth=0, flags=0, count=5, size=99)
 
 
-def table(rows: int = 3000, schema: Schema = SCHEMA) -> tuple[Entry, ColumnFile]:
+def table(rows: int = 3000, schema: Schema = SCHEMA) -> tuple[Entry, int]:
     file = ColumnFile()
     states = tuple(sequence.append(EMPTY, bytes(rows * column.row_size), file.space()) for column in schema)
-    return Entry(fmt.ENTRY_TABLE, 7, rows, schema=schema, sequences=states), file
+    return Entry(fmt.ENTRY_TABLE, 7, rows, schema=schema, sequences=states), file.pages
 
 
 def test_entries_survive_the_file() -> None:
-    entry, file = table()
+    entry, pages = table()
     array = Entry(fmt.ENTRY_ARRAY, 8, schema=Schema.of({"x": ("f4", 3)}), sequences=(EMPTY,))
     keyspace = Entry(fmt.ENTRY_KEYSPACE, 9, index=INDEX)
     for each in (entry, array, keyspace, Entry.keyspace(), Entry.table(SCHEMA)):
-        assert Entry.unpack(each.pack(), 4096, file.pages) == each
-        assert Entry.unpack(memoryview(each.pack()), 4096, file.pages) == each
+        assert Entry.unpack(each.pack(), 4096, pages) == each
+        assert Entry.unpack(memoryview(each.pack()), 4096, pages) == each
     assert [each.kind_name for each in (entry, array, keyspace)] == ["table", "array", "keyspace"]
 
 
@@ -52,10 +52,10 @@ def forged(entry: Entry, **fields: Any) -> bytes:
     return fmt.ENTRY.pack(fmt.ENTRY.unpack(data) | fields) + data[fmt.ENTRY.size :]
 
 
-ENTRY, FILE = table()
+ENTRY, PAGES = table()
 KEYSPACE = Entry(fmt.ENTRY_KEYSPACE, 9, index=INDEX)
 LAST = ENTRY.sequences[-1]
-OUTSIDE = replace(LAST, runs=Runs.of((*LAST.runs[:-1], Extent(LAST.runs[-1].start, FILE.pages, 1))))
+OUTSIDE = replace(LAST, runs=Runs.of((*LAST.runs[:-1], Extent(LAST.runs[-1].start, PAGES, 1))))
 
 
 @pytest.mark.parametrize(
@@ -84,13 +84,13 @@ OUTSIDE = replace(LAST, runs=Runs.of((*LAST.runs[:-1], Extent(LAST.runs[-1].star
 )
 def test_contradictions_are_corrupt(make: Callable[[], bytes]) -> None:
     with pytest.raises(CorruptError):
-        Entry.unpack(make(), 4096, FILE.pages)
+        Entry.unpack(make(), 4096, PAGES)
 
 
 @pytest.mark.parametrize("fields", [{"kind": 0}, {"kind": 4}, {"version": 2}, {"reserved": 1}, {"reserved2": 1}])
 def test_newer_entries_are_refused(fields: dict[str, int]) -> None:
     with pytest.raises(FormatError, match="newer"):
-        Entry.unpack(forged(ENTRY, **fields), 4096, FILE.pages)
+        Entry.unpack(forged(ENTRY, **fields), 4096, PAGES)
 
 
 def test_any_damage_gives_an_error_or_an_entry_inside_the_file() -> None:
@@ -102,11 +102,11 @@ def test_any_damage_gives_an_error_or_an_entry_inside_the_file() -> None:
             damaged[rng.randrange(len(data))] = rng.randrange(256)
         cut = bytes(damaged[: rng.choice([len(data)] * 9 + [rng.randrange(len(data))])])
         try:
-            entry = Entry.unpack(cut, 4096, FILE.pages)
+            entry = Entry.unpack(cut, 4096, PAGES)
         except Error:
             continue
         for state in entry.sequences:
             for run in state.runs + state.sums_runs:
-                assert 64 <= run.start < run.start + run.pages <= FILE.pages
+                assert 64 <= run.start < run.start + run.pages <= PAGES
             assert state.length <= sum(run.pages for run in state.runs) * 4096
             assert state.blocks * 8 <= sum(run.pages for run in state.sums_runs) * 4096
