@@ -53,6 +53,7 @@ def find(page: Any, size: int, h: int, key: Any, n: int, start: int) -> int:
         at = (entry & 0xFFFF) * 8
         if at < HEAD + 4 or at > size:
             return BAD
+        raw.prefetch(page, at + 64)
         header = raw.load32(page, at - 4)
         n_value = header >> 16
         n_key = header & 0xFFFF
@@ -68,6 +69,19 @@ def find(page: Any, size: int, h: int, key: Any, n: int, start: int) -> int:
                 return (entry & 0xFFFF) << 48 | i << 32 | header
         i += 1
     return 0
+
+
+def expect(page: Any, size: int, h: int) -> None:
+    """Have the record that ``find`` will probably look at on its way."""
+    count = raw.load16(page, COUNT)
+    if count == 0 or HEAD + 4 * count > size:
+        return
+    i = lower_bound(page, count, h & 0xFFFF)
+    if i < count:
+        at = (raw.load32(page, HEAD + 4 * i) & 0xFFFF) * 8
+        raw.prefetch(page, at - 4)
+        raw.prefetch(page, at + 60)
+        raw.prefetch(page, at + 124)
 
 
 def lower_bound(page: Any, count: int, tag: int) -> int:

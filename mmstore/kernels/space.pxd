@@ -37,6 +37,8 @@ cdef class Space:
     @cython.locals(found=uint64_t)
     cdef int verify(self, uint64_t ref, const unsigned char *page) except -1
 
+    cdef void expect(self, uint64_t ref) noexcept
+
     cdef object corrupt(self, uint64_t ref, uint64_t kind)
 
     cpdef attach_pool(self, pool)

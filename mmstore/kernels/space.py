@@ -89,6 +89,13 @@ class Space:
             raise self.corrupt(ref, kind)
         return page
 
+    def expect(self, ref: int) -> None:
+        """Have the first lines of a bucket on their way: its entries are looked at as soon as its count is known."""
+        if ref & PRIVATE == 0 and ref < self.limit:
+            raw.prefetch(self.mem, ref * self.page_size)
+            raw.prefetch(self.mem, ref * self.page_size + 64)
+            raw.prefetch(self.mem, ref * self.page_size + 128)
+
     def verify(self, ref: int, page: Any) -> int:
         """Compare the page with its checksum and note that in the bitmap; CorruptError if it differs."""
         found = hashing.hash64(page, 8, self.page_size - 8, ref)
@@ -152,7 +159,7 @@ class Space:
             self.attach_pool(self.make_pool())
         if self.spare_count:
             self.spare_count -= 1
-            i = self.spare[self.spare_count]
+            i: int = self.spare[self.spare_count]
         elif self.used < self.capacity:
             i = self.used
             self.used += 1
@@ -184,8 +191,11 @@ class Space:
         twin = self._take()
         page = self.own(twin)
         raw.move(page, 0, source, 0, self.page_size)
+        if ref & PRIVATE == 0 and self.min_gen == 0 and raw.load64(page, TXN) == self.txn:
+            self.number[(twin & 0x7FFF_FFFF) - self.base] = ref  # spilled before, seen by nobody: it goes back
+        else:
+            self.drop(ref)
         raw.store64(page, TXN, self.gen)
-        self.drop(ref)
         return twin
 
     def drop(self, ref: int) -> int:
@@ -250,7 +260,7 @@ class Space:
         if not ref & PRIVATE:
             return ref
         serial = ref & 0x7FFF_FFFF
-        return self.moved[serial] if serial < self.base else self.number[serial - self.base]  # type: ignore[no-any-return]
+        return self.moved[serial] if serial < self.base else self.number[serial - self.base]
 
     def unnumbered(self) -> int:
         """Pages that have no final number yet."""

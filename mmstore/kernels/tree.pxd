@@ -9,7 +9,7 @@ from mmstore.kernels.space cimport Space
 cdef uint64_t PRIVATE, HEAD, DEPTH, PREFIX, LEVEL, COUNT, NEXT, RUN, RUN_ALIGN
 cdef uint64_t LARGE, LARGE_VALUE_SIZE, LARGE_KEY_SIZE, LARGE_PAGE, LARGE_PAGES
 cdef uint64_t DIRECTORY_KIND, NODE_KIND, BUCKET_KIND, MASK32, MASK64, MAX_DEPTH
-cdef uint64_t GET, HAS, LOCATE
+cdef uint64_t GET, HAS, LOCATE, GROUP
 
 cpdef bytes plain(data)
 
@@ -39,6 +39,7 @@ cdef class Tree:
     @cython.locals(data=bytes, n=uint64_t, where="const unsigned char *")
     cpdef object locate(self, key)
 
+    @cython.locals(n=uint64_t, start=uint64_t, size=uint64_t, i=uint64_t, h=uint64_t, node=uint64_t, page="const unsigned char *", hashes="uint64_t *", refs="uint64_t *", key=bytes, found=list, data=list)
     cpdef list get_many(self, list keys)
 
     cdef uint64_t top(self) except? 0xFFFFFFFFFFFFFFFF
@@ -52,8 +53,11 @@ cdef class Tree:
     @cython.locals(depth=uint64_t)
     cdef uint64_t node_depth(self, uint64_t ref, const unsigned char *page, uint64_t h) except? 0xFFFFFFFFFFFFFFFF
 
-    @cython.locals(size=uint64_t, ref=uint64_t, steps=uint64_t, mark=uint64_t, found=uint64_t, header=uint64_t, at=uint64_t, page="const unsigned char *", where="const unsigned char *", record=bytes)
+    @cython.locals(ref=uint64_t)
     cdef object seek(self, const unsigned char *key, uint64_t n, uint64_t h, uint64_t what)
+
+    @cython.locals(size=uint64_t, steps=uint64_t, mark=uint64_t, found=uint64_t, header=uint64_t, at=uint64_t, page="const unsigned char *", where="const unsigned char *", record=bytes)
+    cdef object search_chain(self, const unsigned char *key, uint64_t n, uint64_t h, uint64_t ref, uint64_t what)
 
     @cython.locals(where="const unsigned char *", page=uint64_t, pages=uint64_t, value_size=uint64_t, room=uint64_t)
     cdef bint same_key(self, bytes record, const unsigned char *key, uint64_t n) except -1

@@ -14,6 +14,7 @@ root is being recycled under it, with a wrong value; never out of bounds and nev
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -45,6 +46,7 @@ MASK32 = 0xFFFF_FFFF
 MASK64 = 0xFFFF_FFFF_FFFF_FFFF
 MAX_DEPTH = 36  # a directory of 2^36 entries has more pages than a file
 GET, HAS, LOCATE = 0, 1, 2
+GROUP = 32  # keys of get_many that are under way at a time
 
 
 def plain(data: Any) -> bytes:
@@ -134,8 +136,42 @@ class Tree:
         return self.seek(where, n, hashing.hash64(where, 0, n, self.space.seed) & self.space.mask, LOCATE)
 
     def get_many(self, keys: list[Any]) -> list[Any]:
-        """The values of ``keys``, None where there is none."""
-        return [self.get(key) for key in keys]
+        """The values of ``keys``, None where there is none.
+
+        The steps of a lookup are taken for some keys at a time, so that their cache misses overlap.
+        """
+        n = len(keys)
+        if self.height < 2 or not raw.COMPILED:
+            return [self.get(key) for key in keys]
+        found: list[Any] = []
+        data: list[bytes] = []
+        hashes_view = array("Q", bytes(8 * GROUP))
+        refs_view = array("Q", bytes(8 * GROUP))
+        hashes = raw.words(hashes_view)
+        refs = raw.words(refs_view)
+        start = 0
+        while start < n:
+            size = min(GROUP, n - start)
+            data.clear()
+            for i in range(size):
+                one = keys[start + i]
+                key = one if type(one) is bytes else plain(one)
+                data.append(key)
+                h = hashing.hash64(raw.content(key), 0, len(key), self.space.seed) & self.space.mask
+                hashes[i] = h
+                node = self.node_of(h)
+                page = self.space.page(node, NODE_KIND)
+                raw.prefetch(page, HEAD + 4 * slot_of(h, self.node_depth(node, page, h), self.slots))
+            for i in range(size):
+                refs[i] = self.descend(hashes[i])
+                self.space.expect(refs[i])
+            for i in range(size):
+                bucket.expect(self.space.page(refs[i], BUCKET_KIND), self.page_size, hashes[i])
+            for i in range(size):
+                key = data[i]
+                found.append(self.search_chain(raw.content(key), len(key), hashes[i], refs[i], GET))
+            start += size
+        return found
 
     def top(self) -> int:
         """The reference to the root, also after the pool that it was in has been spilled to the file."""
@@ -178,8 +214,13 @@ class Tree:
         """The record of ``key``, whose hash is ``h``: as value, True or place."""
         if self.height == 0:
             return None
-        size = self.page_size
         ref = self.descend(h)
+        self.space.expect(ref)
+        return self.search_chain(key, n, h, ref, what)
+
+    def search_chain(self, key: Any, n: int, h: int, ref: int, what: int) -> Any:
+        """The same, from its first bucket on."""
+        size = self.page_size
         steps = 0
         mark = 0
         while True:
