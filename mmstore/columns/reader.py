@@ -55,12 +55,10 @@ class _Mapped:
 class ColumnReader:
     """Makes arrays over the columns of one handle's file.  Threads may share it."""
 
-    def __init__(self, backend: Backend, source: Source, *, private: bool = False) -> None:
-        """source: reads committed pages.  private: the handle's pages are not the file's (it recovered without
-        being allowed to write), so columns are copied out of `source`."""
+    def __init__(self, backend: Backend, source: Source) -> None:
+        """backend: the file to map.  source: reads committed pages."""
         self._backend = backend
         self._source = source
-        self._private = private
         self._maps: OrderedDict[tuple[int, int], _Mapped] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -71,11 +69,15 @@ class ColumnReader:
         state: Sequence,
         rows: int,
         on_release: Callable[[], object] | None = None,
+        *,
+        private: bool = False,
     ) -> Array:
         """Rows [0, rows) of a column, as committed in `state`.
 
         key: (entry's id, position of the sequence).  on_release is called once, when nobody can see the array's
         bytes any more, from wherever that happens, so it may only append to a deque; and also when this raises.
+        private: the handle's pages are not the file's (it recovered without being allowed to write), so that the
+        column is copied out of the source and not mapped.
 
         Raises `CorruptError` when a small column contradicts its checksums.
         """
@@ -88,7 +90,7 @@ class ColumnReader:
                 pending.pop()()
 
         try:
-            if self._private or not size:
+            if private or not size:
                 self._verify(_Mapped(SequenceMap(self._backend, self._source.page_size), NO_RUNS), state)
                 array = copied(column, state, self._source, 0, rows)
                 release()

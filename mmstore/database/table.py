@@ -185,7 +185,12 @@ def committed_column(database: Database, root: Root, entry: Entry, name: str) ->
     position = _schema(entry).position(name)
     release = database.pin_view(root.txn)
     return database.columns.column(
-        (entry.id, position), _schema(entry).columns[position], entry.sequences[position], entry.rows, release
+        (entry.id, position),
+        _schema(entry).columns[position],
+        entry.sequences[position],
+        entry.rows,
+        release,
+        private=database.session.store.private,
     )
 
 

@@ -201,8 +201,8 @@ def test_large_columns_are_not_read_through(file: ColumnFile, columns: ColumnRea
 def test_a_private_store_copies_out_of_its_own_memory(file: ColumnFile) -> None:
     state = appended(file, EMPTY, np.arange(1000.0))
     released: list[int] = []
-    columns = ColumnReader(file.backend, file.space(), private=True)
-    array = columns.column((1, 0), F8, state, 1000, lambda: released.append(1))
+    columns = ColumnReader(file.backend, file.space())
+    array = columns.column((1, 0), F8, state, 1000, lambda: released.append(1), private=True)
     np.testing.assert_array_equal(array, np.arange(1000.0))
     assert released == [1] and not array.flags.writeable
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import shutil
@@ -16,6 +17,7 @@ import mmstore
 from mmstore.columns import sequence
 from mmstore.database.database import Database
 from mmstore.database.table import Table
+from mmstore.disk.posix import PosixFilesystem
 from mmstore.errors import ClosedError, CorruptError, DiskFullError, ReadOnlyError, SchemaError
 
 SCHEMA = {"ts": "datetime64[ns]", "sym": "U4", "px": "f8", "emb": ("f4", 8)}
@@ -308,6 +310,33 @@ def test_rows_come_back_from_the_log(db: Database, table: Table, path: Path, tmp
         again.table("other").append(batch(3, 7))
         check_rows(again.table("other"), 10)
     check_rows(other, 7)
+
+
+def test_a_handle_that_may_not_write_shows_what_it_recovered(
+    db: Database, table: Table, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table.append(batch(10))
+    db.checkpoint()
+    copy = tmp_path / "copy.mms"
+    shutil.copyfile(path, copy)  # the rows to come will be in the log alone
+    table.append(batch(1000, 10))
+    shutil.copyfile(f"{path}-wal", f"{copy}-wal")
+    before = copy.read_bytes()
+    real = PosixFilesystem.open
+
+    def denied(self: Any, name: str, **options: Any) -> Any:
+        if options.get("write", True):
+            raise PermissionError(errno.EACCES, "not for you", name)
+        return real(self, name, **options)
+
+    monkeypatch.setattr(PosixFilesystem, "open", denied)
+    with mmstore.open(copy, "r") as reader:
+        check_rows(reader.table("ticks"), 1010)
+        kept = reader.table("ticks")["px"]
+        with reader.snapshot() as snapshot:
+            check_rows(snapshot.table("ticks"), 1010)
+    np.testing.assert_array_equal(kept, np.arange(1010) / 7)
+    assert copy.read_bytes() == before
 
 
 def test_a_forked_child_reads_on(db: Database, table: Table) -> None:
