@@ -30,14 +30,11 @@ def check_value(value: Any) -> Any:
 def _bytes_like(data: Any, what: str) -> Any:
     try:
         view = memoryview(data)
-    except TypeError:
+    except (TypeError, ValueError):  # ValueError: an array of a type that has no buffer, such as datetime64
         raise TypeError(
             f"expected a bytes-like {what}, found {type(data).__name__}; encode it first, as in text.encode()"
         ) from None
-    if not view.contiguous:
-        return view.tobytes()
-    # A copy: nobody may change it while it is being written.
-    return view.cast("B").tobytes() if view.nbytes else b""
+    return view.tobytes()  # a copy: nobody may change it while it is being written
 
 
 def key_list(keys: Any) -> list[Any]:

@@ -6,7 +6,7 @@ index.  ``Keyspace`` adds writing, one transaction a call; ``TransactionKeyspace
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
@@ -25,6 +25,27 @@ __all__ = ["Keyspace", "SnapshotKeyspace", "TransactionKeyspace"]
 
 T = TypeVar("T")
 _MISSING: Any = object()
+
+
+class _Items(ItemsView[bytes, bytes]):
+    """Items read along the index, so all of one state; the base class would look each key up in the newest."""
+
+    _mapping: ReadKeyspace
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        return self._mapping._items()
+
+
+class _Values(ValuesView[bytes]):
+    """Values, likewise."""
+
+    _mapping: ReadKeyspace
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (value for _, value in self._mapping._items())
+
+    def __contains__(self, value: object) -> bool:
+        return any(value == other for other in self)
 
 
 class ReadKeyspace(Mapping[bytes, bytes]):
@@ -59,6 +80,14 @@ class ReadKeyspace(Mapping[bytes, bytes]):
 
     def __iter__(self) -> Iterator[bytes]:
         return (key for key, _ in self._items())
+
+    def items(self) -> ItemsView[bytes, bytes]:
+        """(key, value) of all records; each iteration is over one state."""
+        return _Items(self)
+
+    def values(self) -> ValuesView[bytes]:
+        """All values; each iteration is over one state."""
+        return _Values(self)
 
     def get_many(self, keys: Any) -> list[bytes | None]:
         """The values of many keys, None where missing, all from one state.
@@ -149,6 +178,8 @@ class Keyspace(ReadKeyspace, MutableMapping[bytes, bytes]):
                 raise
         else:
             if reader.stands(state):
+                if value is None:
+                    check_key(key)  # only now, since a key that is found needs no check
                 return value
         return reader.read(lambda state: None if (tree := state.tree(self._name)) is None else tree.get(key))
 

@@ -39,12 +39,12 @@ class Snapshot(SnapshotKeyspace):
     def state(self) -> State:
         if self._state is None:
             raise ClosedError("this snapshot is closed; take another one")
+        self._database.session  # noqa: B018 - raises if closed
         return self._state
 
     def check_open(self) -> None:
-        """Raise ClosedError if it is closed."""
-        if self._state is None:
-            raise ClosedError("this snapshot is closed; take another one")
+        """Raise ClosedError if it, or its database, is closed."""
+        self.state  # noqa: B018
 
     @property
     def txn_id(self) -> int:

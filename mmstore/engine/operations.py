@@ -30,27 +30,40 @@ class Operation(NamedTuple):
 
 
 class Operations:
-    """Operations of a running transaction, at most ``limit`` bytes; beyond, ``complete`` is False."""
+    """Operations of a running transaction, at most ``limit`` bytes; beyond, ``complete`` is False.
 
-    __slots__ = ("_parts", "complete", "limit", "size")
+    ``count``: how many were added, kept or not.
+    """
+
+    __slots__ = ("_parts", "complete", "count", "limit", "size")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.size = 0
+        self.count = 0
         self.complete = limit > 0
         self._parts: list[bytes] = []
 
     def add(self, code: int, name: bytes, key: Any = b"", value: Any = b"") -> None:
+        self.count += 1
         if not self.complete:
             return
         key_size, value_size = len(key), len(value)
         size = _OP.size + len(name) + key_size + value_size
         if self.size + size > self.limit:
-            self.complete = False
-            self._parts.clear()
+            self._give_up()
             return
         self.size += size
         self._parts.append(b"".join((_OP.pack(code, 0, len(name), key_size, value_size), name, key, value)))
+
+    def outgrow(self) -> None:
+        """Add an operation that is larger than the limit, or comes after one that was."""
+        self.count += 1
+        self._give_up()
+
+    def _give_up(self) -> None:
+        self.complete = False
+        self._parts.clear()
 
     def __len__(self) -> int:
         return len(self._parts)
@@ -60,13 +73,14 @@ class Operations:
         return self._parts
 
     def mark(self) -> tuple[int, int]:
-        return len(self._parts), self.size
+        return self.count, self.size
 
     def rollback(self, mark: tuple[int, int]) -> None:
         """Forget what was added since ``mark``; what outgrew the limit once stays incomplete."""
+        self.count, size = mark
         if self.complete:
-            count, self.size = mark
-            del self._parts[count:]
+            self.size = size
+            del self._parts[self.count :]
 
 
 def decode(payload: bytes) -> Iterator[Operation]:

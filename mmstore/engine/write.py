@@ -139,6 +139,8 @@ class WriteState:
         return new
 
     def put_many(self, name: bytes, keys: list[Any], values: list[Any]) -> int:
+        if not keys:
+            return 0  # nothing written makes no keyspace
         index = self._indexes.get(name) or self.index(name, create=True)
         assert index is not None
         self._grows()
@@ -184,12 +186,10 @@ class WriteState:
         rows = range(entry.rows, entry.rows + count)
         self._entries[name] = replace(entry, rows=rows.stop, sequences=tuple(states))
         self._dirty.add(name)
-        if self.operations.complete:
-            size = sum(map(len, buffers))
-            if size > self.operations.limit:
-                self.operations.complete = False
-            else:
-                self.operations.add(fmt.OP_APPEND, name, count.to_bytes(8, "little"), b"".join(buffers))
+        if not self.operations.complete or sum(map(len, buffers)) > self.operations.limit:
+            self.operations.outgrow()  # without joining what would not be kept
+        else:
+            self.operations.add(fmt.OP_APPEND, name, count.to_bytes(8, "little"), b"".join(buffers))
         return rows
 
     def apply(self, operation: Operation) -> None:
@@ -251,7 +251,7 @@ class WriteState:
 
     @property
     def changed(self) -> bool:
-        return bool(len(self.operations)) or not self.operations.complete
+        return self.operations.count > 0
 
     def _store_entries(self) -> None:
         """Put changed entries into the catalog, with the final numbers of their indexes' roots."""
