@@ -263,7 +263,7 @@ class Log:
         words = np.frombuffer(window, "<u8", len(window) // LOG_ALIGN)
         found, synced_then = words[:-1], words[1:]  # the fields txn and synced are neighbours
         highest = missing + self.ring // LOG_RECORD.size
-        fits = (found > missing) & (found <= highest) & (synced_then >= missing) & (synced_then < found)
+        fits = (found <= highest) & (synced_then >= missing) & (synced_then < found)
         budget = _HASHED_LAPS * self.ring
         for index in np.flatnonzero(fits).tolist():
             at = index * LOG_ALIGN - LOG_RECORD.offset["txn"]

@@ -276,6 +276,26 @@ def test_a_forged_log_ends_soon(log: Log) -> None:
     assert time.monotonic() - began < 2
 
 
+@pytest.mark.parametrize("txn", [(1 << 64) - 2, (1 << 64) - 1, 1 << 64])
+def test_absurd_txn_ids(log: Log, txn: int) -> None:
+    log.append(1, b"\xff" * 100, 0, 0, 0)
+    assert payloads(log, 0, 0, txn) == []
+    assert payloads(log, (1 << 64) - 8, (1 << 64) - 1, txn) == []
+
+
+def test_a_record_never_reaches_round_to_the_start(log: Log) -> None:
+    """Forged: whole and chained, but its end overlaps the record where replay began."""
+    position, chain = log.append(1, bytes(RING // 2), 0, 0, 0)
+    ring = log.backend.pread(RING, LOG_RING_AT)
+    for excess, found in ((8, 1), (0, 2)):
+        length = RING - position + excess
+        head = LOG_RECORD.struct.pack(0, chain, 2, 0, 0, length, length - LOG_RECORD.size)
+        body = head[8:] + ring[position + LOG_RECORD.size :] + ring[:excess]
+        checksum = xxh3_64_intdigest(body, ID).to_bytes(8, "little")
+        log.backend.pwrite(checksum + head[8:], LOG_RING_AT + position)
+        assert len(payloads(log)) == found
+
+
 def test_unreadable_sectors_are_errors_not_ends(fs: SimFilesystem, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: SimBackend, n: int, off: int) -> bytes:
         raise OSError(5, "can't be read")

@@ -9,7 +9,7 @@ import pytest
 
 from mmstore.disk.backend import Backend, Filesystem
 from mmstore.disk.locks import FileLocks
-from mmstore.disk.mapping import FileMapping
+from mmstore.disk.mapping import FileMapping, map_live
 from mmstore.errors import DiskFullError
 from mmstore.format import FIXED_SIZE, LIVE_AT, MAGIC, SECTOR
 from simdisk import SimBackend, SimCrash, SimFilesystem
@@ -153,8 +153,6 @@ def test_names_are_durable_after_sync_dir_only() -> None:
 def test_the_live_page_is_never_safe() -> None:
     fs = SimFilesystem()
     backend = made(fs, MAGIC + bytes(FIXED_SIZE - len(MAGIC)))
-    from mmstore.disk.mapping import map_live
-
     live = map_live(backend)
     live[0] = 7
     firsts = {image.open("/f").pread(1, LIVE_AT) for image in fs.crash_images(random.Random(1), 30)}
