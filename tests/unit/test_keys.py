@@ -45,7 +45,7 @@ def test_many_dimensions_are_stored_in_order(db: Database) -> None:
     assert db[b"c"] == db[b"f"] == grid.tobytes() and db[b"empty"] == b""
 
 
-@pytest.mark.parametrize("wrong", ["text", 1, None, 1.5, ("a",), object()], ids=repr)
+@pytest.mark.parametrize("wrong", ["text", 1, None, 1.5, ("a",), ...], ids=repr)
 def test_what_is_not_bytes_like_is_a_type_error(db: Database, wrong: Any) -> None:
     db[b"k"] = b"v"
     calls = [
