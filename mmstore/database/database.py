@@ -297,7 +297,7 @@ class Database(Keyspace):
         self.transactions = weakref.WeakSet()
         session = self._session = forking.inherited_session(self.session, backend, pins)
         self._columns = None
-        self.reader = Reader(session)
+        self.reader.bind(session)
         self.writer = Writer(session)
 
     def disown(self) -> None:

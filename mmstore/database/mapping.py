@@ -7,14 +7,14 @@ index.  ``Keyspace`` adds writing, one transaction a call; ``TransactionKeyspace
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from mmstore.database.keys import check_key, check_value, key_list, pairs_of, value_list
-from mmstore.database.reader import PinNeeded
-from mmstore.errors import CorruptError
+from mmstore.kernels.latest import Latest
 
 if TYPE_CHECKING:
     from mmstore.database.database import Database
@@ -158,30 +158,19 @@ class Keyspace(ReadKeyspace, MutableMapping[bytes, bytes]):
         self._database = database
         self._name = name
 
+    @cached_property
+    def _latest(self) -> Latest:
+        latest = self._database.reader.latest(self._name)
+        self.__dict__["get"] = latest.get  # the same as the method of this name, in one call
+        return latest
+
     def __repr__(self) -> str:
         return f"<mmstore.Keyspace {self._name.decode()!r} of {self._database.path!r}>"
 
     # --- reading ------------------------------------------------------------------------------------
 
     def _get(self, key: Any) -> bytes | None:
-        if type(key) is not bytes:
-            key = check_key(key)
-        reader = self._database.reader
-        state = reader.current()
-        try:
-            tree = state.main if not self._name else state.tree(self._name)
-            value = None if tree is None else tree.get(key)
-        except PinNeeded:
-            pass  # a large value
-        except CorruptError:
-            if reader.stands(state):
-                raise
-        else:
-            if reader.stands(state):
-                if value is None:
-                    check_key(key)  # only now, since a key that is found needs no check
-                return value
-        return reader.read(lambda state: None if (tree := state.tree(self._name)) is None else tree.get(key))
+        return self._latest.get(key)  # type: ignore[no-any-return]
 
     def _get_many(self, keys: list[Any]) -> list[bytes | None]:
         with self._database.reader.pinned() as state:

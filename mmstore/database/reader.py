@@ -8,16 +8,18 @@ have no such grace, so a state without a pin refuses to load a large value (``Pi
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mmstore import format as fmt
 from mmstore.catalog.entry import KIND_NAMES, Entry
 from mmstore.engine.session import Session
 from mmstore.errors import ClosedError, CorruptError
 from mmstore.kernels.atomics import load_acquire
+from mmstore.kernels.latest import Latest, PinNeeded
 from mmstore.kernels.tree import Tree
 from mmstore.keyspace import values
 from mmstore.keyspace.descriptor import IndexDescriptor
@@ -28,10 +30,6 @@ __all__ = ["PinNeeded", "Reader", "State"]
 T = TypeVar("T")
 _TXN = fmt.LIVE.offset["txn"]
 _TRIES = 4
-
-
-class PinNeeded(Exception):
-    """A large value was asked of a state that is not pinned."""
 
 
 def _refuse(*_: object) -> bytes:
@@ -114,12 +112,38 @@ class Reader:
     """The newest committed state, for one handle."""
 
     def __init__(self, session: Session) -> None:
+        self._latest: weakref.WeakSet[Latest] = weakref.WeakSet()
+        self.bind(session)
+
+    def bind(self, session: Session) -> None:
+        """Read from this session from now on."""
         self._session: Session | None = session
         self._live = session.live.memory
         self._state = State(session, session.published(), pinned=False)
+        for latest in self._latest:
+            latest.bind(self._live[_TXN : _TXN + 8])
 
     def close(self) -> None:
         self._session = None
+        for latest in self._latest:
+            latest.bind(memoryview(bytes(8)))
+            latest.txn = fmt.FOREVER  # never the newest: it must refresh, which raises
+
+    def latest(self, name: bytes) -> Latest:
+        """Reads of keyspace ``name`` in one call each."""
+
+        def refresh() -> None:
+            state = self.current()
+            latest.tree = state.tree(name)
+            latest.txn = state.txn
+
+        def otherwise(key: Any) -> bytes | None:
+            return self.read(lambda state: None if (tree := state.tree(name)) is None else tree.get(key))
+
+        latest = Latest(fmt.GRACE, refresh, otherwise)
+        latest.bind(self._live[_TXN : _TXN + 8])
+        self._latest.add(latest)
+        return latest
 
     def current(self) -> State:
         """The newest state, without a pin: check with ``stands`` after use."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mmstore import format as fmt
 from mmstore.catalog.entry import KIND_NAMES, Entry
 from mmstore.columns.schema import Schema
-from mmstore.database.keys import name_bytes
+from mmstore.database.keys import check_key, check_value, name_bytes
 from mmstore.database.mapping import TransactionKeyspace
 from mmstore.engine import commit
 from mmstore.engine.write import WriteState
@@ -84,6 +84,16 @@ class Transaction(TransactionKeyspace):
         if entry is not None and entry.kind != kind:
             raise TypeError(f"{name.decode()!r} is a {entry.kind_name}, not a {KIND_NAMES[kind]}; use another name")
         return entry
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if type(key) is not bytes:
+            key = check_key(key)
+        if type(value) is not bytes:
+            value = check_value(value)
+        write = self._write
+        if write is None:
+            write = self.check_open()
+        write.put(b"", key, value)
 
     # --- what is in the store -----------------------------------------------------------------------
 

@@ -120,9 +120,7 @@ def start_if_due(session: Session, root: Root) -> None:
     if not session.options.background:
         _unasked(session)
     elif session.background is None or not session.background.is_alive():
-        session.background = threading.Thread(
-            target=_unasked, args=(session,), name="mmstore-checkpoint", daemon=True
-        )
+        session.background = threading.Thread(target=_unasked, args=(session,), name="mmstore-checkpoint", daemon=True)
         session.background.start()
 
 

@@ -128,12 +128,17 @@ class WriteState:
     # --- changes ------------------------------------------------------------------------------------
 
     def put(self, name: bytes, key: Any, value: Any) -> bool:
-        index = self._indexes.get(name) or self.index(name, create=True)
-        assert index is not None
+        index = self._indexes.get(name)
+        if index is None:
+            index = self.index(name, create=True)
+            assert index is not None
         if self._only_deletes:
             self._grows()
         new: bool = index.put(key, value)
-        self.operations.add(fmt.OP_PUT, name, key, value)
+        if self.operations.complete:
+            self.operations.add(fmt.OP_PUT, name, key, value)
+        else:
+            self.operations.count += 1
         if name:
             self._dirty.add(name)
         return new
@@ -141,8 +146,10 @@ class WriteState:
     def put_many(self, name: bytes, keys: list[Any], values: list[Any]) -> int:
         if not keys:
             return 0  # nothing written makes no keyspace
-        index = self._indexes.get(name) or self.index(name, create=True)
-        assert index is not None
+        index = self._indexes.get(name)
+        if index is None:
+            index = self.index(name, create=True)
+            assert index is not None
         self._grows()
         new: int = index.put_many(keys, values)
         for key, value in zip(keys, values, strict=True):
@@ -154,7 +161,7 @@ class WriteState:
         return new
 
     def delete(self, name: bytes, key: Any) -> bool:
-        index = self._indexes.get(name) or self.index(name)
+        index = self.index(name)
         if index is None:
             return False
         self._shrinks()
@@ -166,7 +173,7 @@ class WriteState:
         return True
 
     def clear(self, name: bytes) -> None:
-        index = self._indexes.get(name) or self.index(name)
+        index = self.index(name)
         if index is not None and index.count:
             self._shrinks()
             index.clear()

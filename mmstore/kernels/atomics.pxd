@@ -1,5 +1,7 @@
 # C atomics on shared memory; see atomics.py. Other kernels cimport the mms_*_u64 functions on pointers.
 
+from libc.stdint cimport uint64_t
+
 cdef extern from *:
     """
     #ifndef MMS_ATOMICS
@@ -82,3 +84,7 @@ cdef extern from *:
     int mms_store "mms_store_at"(object buffer, Py_ssize_t offset, unsigned long long value) except -1
     void mms_fence "mms_fence_all"() noexcept
     unsigned int mms_fetch_add "mms_add_at"(object buffer, Py_ssize_t offset, unsigned int value) except? 0
+
+
+cdef inline const uint64_t *word(const uint64_t[::1] words) noexcept:
+    return &words[0]

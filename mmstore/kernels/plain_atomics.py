@@ -10,7 +10,15 @@ from __future__ import annotations
 from threading import Lock
 from typing import Literal
 
-__all__ = ["mms_fence", "mms_fetch_add", "mms_load", "mms_store"]
+__all__ = [
+    "mms_fence",
+    "mms_fence_acquire",
+    "mms_fetch_add",
+    "mms_load",
+    "mms_load_u64",
+    "mms_store",
+    "word",
+]
 
 _lock = Lock()
 
@@ -32,6 +40,20 @@ def mms_load(buffer: memoryview, offset: int) -> int:
     value = _words(buffer, offset, 8, "Q")[0]
     mms_fence()
     return value
+
+
+def word(words: memoryview) -> memoryview:
+    """What ``mms_load_u64`` loads from: the first of these words."""
+    return words
+
+
+def mms_load_u64(words: memoryview) -> int:
+    """The u64, loaded by one access."""
+    return words[0]
+
+
+def mms_fence_acquire() -> None:
+    """Later loads stay behind earlier ones, as they do in an interpreter anyway."""
 
 
 def mms_store(buffer: memoryview, offset: int, value: int) -> None:
