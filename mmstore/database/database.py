@@ -271,6 +271,9 @@ class Database(Keyspace):
             transaction.rollback()
         self._session = None
         self.reader.close()
+        if self._columns is not None:
+            self._columns.clear()
+            self._columns = None
         forking.unregister(self)
         attach.detach(session)
 

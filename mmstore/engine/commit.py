@@ -14,13 +14,15 @@ what strikes there is raised after the commit was finished (or cut off) as a suc
 
 from __future__ import annotations
 
+import contextlib
+
 from mmstore import format as fmt
 from mmstore.disk.log import record_size
 from mmstore.engine import checkpoint
 from mmstore.engine.session import Session
 from mmstore.engine.write import WriteState
 from mmstore.engine.writer import Writer
-from mmstore.errors import SyncError
+from mmstore.errors import SyncError, TransactionError
 from mmstore.pages.root import Root
 
 __all__ = ["begin", "commit", "rollback"]
@@ -28,6 +30,7 @@ __all__ = ["begin", "commit", "rollback"]
 
 def begin(session: Session, writer: Writer, timeout: float) -> WriteState:
     """Start a transaction on the newest root; raises LockTimeout, TransactionError or SyncError."""
+    roll_forgotten_back(writer)
     base = writer.begin(timeout)
     limit = 0 if session.options.in_memory else session.options.log_ring // 4
     try:
@@ -49,8 +52,21 @@ def rollback(writer: Writer, write: WriteState) -> None:
         writer.end()
 
 
+def roll_forgotten_back(writer: Writer) -> None:
+    """End the transaction that nobody can end any more, if there is one."""
+    while writer.forgotten:
+        with contextlib.suppress(IndexError):  # another thread was quicker
+            rollback(writer, writer.forgotten.popleft())
+
+
 def commit(session: Session, writer: Writer, write: WriteState) -> int:
     """Commit and return the txn id (the base's where nothing was changed)."""
+    if write.broken is not None:
+        rollback(writer, write)
+        raise TransactionError(
+            f"a change in this transaction failed halfway ({write.broken!r}), so it was rolled back; repeat it, "
+            "with a savepoint around what may fail"
+        ) from write.broken
     if not write.changed:
         rollback(writer, write)
         return write.base.txn

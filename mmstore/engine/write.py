@@ -7,7 +7,8 @@ pages and returns the new root, or in ``abort()``, which leaves no trace.  Every
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +35,7 @@ class _Mark:
     dirty: set[bytes]
     catalog: IndexDescriptor
     next_id: int
+    broken: BaseException | None
 
 
 class WriteState:
@@ -51,6 +53,8 @@ class WriteState:
         self.operations = Operations(limit)
         self.next_id = base.next_id
         self._only_deletes = True
+        self.broken: BaseException | None = None
+        """What a change failed of halfway; set, the transaction can't be committed."""
         self._opened_catalog: Index | None = None
         self._indexes = {b"": Index(IndexDescriptor.unpack(base.main), self.work)}
         self._entries: dict[bytes, Entry] = {}
@@ -87,9 +91,10 @@ class WriteState:
         self._grows()
         entry = replace(entry, id=self.next_id)
         self.next_id += 1
-        self.operations.add(fmt.OP_CREATE, name, b"", entry.pack())
-        self._catalog.put(name, entry.pack())
-        self._entries[name] = entry
+        with self._changing():
+            self.operations.add(fmt.OP_CREATE, name, b"", entry.pack())
+            self._catalog.put(name, entry.pack())
+            self._entries[name] = entry
         return entry
 
     def drop(self, name: bytes) -> None:
@@ -97,14 +102,15 @@ class WriteState:
         entry = self.entry(name)
         assert entry is not None
         self._shrinks()
-        self.operations.add(fmt.OP_DROP, name)
-        index = self._indexes.pop(name, None) or Index(entry.index, self.work)
-        index.clear()
-        for state in entry.sequences:
-            sequence.free(state, self.space)
-        self._entries.pop(name, None)
-        self._dirty.discard(name)
-        self._catalog.delete(name)
+        with self._changing():
+            self.operations.add(fmt.OP_DROP, name)
+            index = self._indexes.pop(name, None) or Index(entry.index, self.work)
+            index.clear()
+            for state in entry.sequences:
+                sequence.free(state, self.space)
+            self._entries.pop(name, None)
+            self._dirty.discard(name)
+            self._catalog.delete(name)
 
     def index(self, name: bytes, create: bool = False) -> Index | None:
         """The index of keyspace ``name``, made on first write if ``create``; None if there is none."""
@@ -126,6 +132,20 @@ class WriteState:
         self.session.freelist.spend_reserve = self._only_deletes
 
     # --- changes ------------------------------------------------------------------------------------
+    # A change that failed halfway (no room, no memory, Ctrl-C) leaves pages that contradict each other or the log;
+    # the transaction can only be rolled back then, or to a savepoint from before.
+
+    def _break(self, error: BaseException) -> None:
+        if not isinstance(error, (TypeError, ValueError)):  # those come before anything is changed
+            self.broken = error
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self._break(error)
+            raise
 
     def put(self, name: bytes, key: Any, value: Any) -> bool:
         index = self._indexes.get(name)
@@ -134,13 +154,17 @@ class WriteState:
             assert index is not None
         if self._only_deletes:
             self._grows()
-        new: bool = index.put(key, value)
-        if self.operations.complete:
-            self.operations.add(fmt.OP_PUT, name, key, value)
-        else:
-            self.operations.count += 1
-        if name:
-            self._dirty.add(name)
+        try:
+            new: bool = index.put(key, value)
+            if self.operations.complete:
+                self.operations.add(fmt.OP_PUT, name, key, value)
+            else:
+                self.operations.count += 1
+            if name:
+                self._dirty.add(name)
+        except BaseException as error:
+            self._break(error)
+            raise
         return new
 
     def put_many(self, name: bytes, keys: list[Any], values: list[Any]) -> int:
@@ -151,13 +175,14 @@ class WriteState:
             index = self.index(name, create=True)
             assert index is not None
         self._grows()
-        new: int = index.put_many(keys, values)
-        for key, value in zip(keys, values, strict=True):
-            self.operations.add(fmt.OP_PUT, name, key, value)
-            if not self.operations.complete:
-                break
-        if name:
-            self._dirty.add(name)
+        with self._changing():
+            new: int = index.put_many(keys, values)
+            for key, value in zip(keys, values, strict=True):
+                self.operations.add(fmt.OP_PUT, name, key, value)
+                if not self.operations.complete:
+                    break
+            if name:
+                self._dirty.add(name)
         return new
 
     def delete(self, name: bytes, key: Any) -> bool:
@@ -165,38 +190,41 @@ class WriteState:
         if index is None:
             return False
         self._shrinks()
-        if not index.delete(key):
-            return False
-        self.operations.add(fmt.OP_DELETE, name, key)
-        if name:
-            self._dirty.add(name)
+        with self._changing():
+            if not index.delete(key):
+                return False
+            self.operations.add(fmt.OP_DELETE, name, key)
+            if name:
+                self._dirty.add(name)
         return True
 
     def clear(self, name: bytes) -> None:
         index = self.index(name)
         if index is not None and index.count:
             self._shrinks()
-            index.clear()
-            self.operations.add(fmt.OP_CLEAR, name)
-            if name:
-                self._dirty.add(name)
+            with self._changing():
+                index.clear()
+                self.operations.add(fmt.OP_CLEAR, name)
+                if name:
+                    self._dirty.add(name)
 
     def append(self, name: bytes, count: int, buffers: Sequence[Any]) -> range:
         """Append ``count`` rows to table ``name``, one buffer of new bytes for each column."""
         entry = self.entry(name)
         assert entry is not None
         self._grows()
-        states = [
-            sequence.append(state, data, self.space) if len(data) else state
-            for state, data in zip(entry.sequences, buffers, strict=True)
-        ]
-        rows = range(entry.rows, entry.rows + count)
-        self._entries[name] = replace(entry, rows=rows.stop, sequences=tuple(states))
-        self._dirty.add(name)
-        if not self.operations.complete or sum(map(len, buffers)) > self.operations.limit:
-            self.operations.outgrow()  # without joining what would not be kept
-        else:
-            self.operations.add(fmt.OP_APPEND, name, count.to_bytes(8, "little"), b"".join(buffers))
+        with self._changing():
+            states = [
+                sequence.append(state, data, self.space) if len(data) else state
+                for state, data in zip(entry.sequences, buffers, strict=True)
+            ]
+            rows = range(entry.rows, entry.rows + count)
+            self._entries[name] = replace(entry, rows=rows.stop, sequences=tuple(states))
+            self._dirty.add(name)
+            if not self.operations.complete or sum(map(len, buffers)) > self.operations.limit:
+                self.operations.outgrow()  # without joining what would not be kept
+            else:
+                self.operations.add(fmt.OP_APPEND, name, count.to_bytes(8, "little"), b"".join(buffers))
         return rows
 
     def apply(self, operation: Operation) -> None:
@@ -232,6 +260,7 @@ class WriteState:
             self._dirty.copy(),
             self._catalog.desc,
             self.next_id,
+            self.broken,
         )
 
     def rollback(self, mark: _Mark) -> None:
@@ -249,6 +278,7 @@ class WriteState:
         self._dirty = mark.dirty
         self._catalog.desc = mark.catalog
         self.next_id = mark.next_id
+        self.broken = mark.broken
 
     def release(self, mark: _Mark) -> None:
         """Keep what was done since ``mark``."""
