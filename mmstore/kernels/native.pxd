@@ -3,6 +3,7 @@
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.buffer cimport PyBUF_READ
+from cpython.list cimport PyList_GET_ITEM
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memmove, memset
@@ -44,6 +45,11 @@ cdef inline bint equal(const unsigned char *a, size_t a_at, const unsigned char 
 
 cdef inline bytes take(const unsigned char *p, size_t at, size_t n):
     return PyBytes_FromStringAndSize(<const char *> (p + at), n)
+
+
+cdef inline void prefetch_item(list items, size_t i) noexcept:
+    prefetch(<const unsigned char *> PyList_GET_ITEM(items, i), 0)
+    prefetch(<const unsigned char *> PyList_GET_ITEM(items, i), 64)
 
 
 cdef inline object view(const unsigned char *p, size_t at, size_t n):

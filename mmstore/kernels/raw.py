@@ -32,6 +32,7 @@ __all__ = [
     "peek64",
     "peek8",
     "prefetch",
+    "prefetch_item",
     "sort64",
     "store16",
     "store32",
@@ -154,6 +155,10 @@ def fold64(a: int, b: int) -> int:
 
 def prefetch(page: Buffer, at: int) -> None:
     """Only the compiled run can do that."""
+
+
+def prefetch_item(items: list[Any], i: int) -> None:
+    """Have the object at ``items[i]`` on its way."""
 
 
 def sort64(numbers: Buffer, scratch: Buffer, n: int, low: int) -> None:

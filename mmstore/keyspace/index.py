@@ -1,6 +1,6 @@
 """One index inside a write transaction: put, delete, get, iterate.
 
-The work is done by ``kernels.writer.Writer``; here is what meets the rest of the transaction: descriptors,
+The work is done by ``kernels.writer`` and ``kernels.bulk``; here is what meets the rest of the transaction: descriptors,
 large values, spilling.  All indexes of a transaction share its ``Workspace``.  A savepoint of an index is its
 descriptor: save ``desc``, and set it again after the workspace has rolled back.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 from mmstore.errors import CorruptError
 from mmstore.kernels import hashing
-from mmstore.kernels.writer import Writer
+from mmstore.kernels.bulk import Loader
 from mmstore.keyspace import values
 from mmstore.keyspace.descriptor import IndexDescriptor
 from mmstore.keyspace.values import Large
@@ -21,11 +21,11 @@ from mmstore.pages.workspace import Workspace
 __all__ = ["Index"]
 
 
-class Index(Writer):
+class Index(Loader):
     """The records of one keyspace, as the transaction has them."""
 
     def __init__(self, desc: IndexDescriptor, work: Workspace) -> None:
-        Writer.__init__(self, work.space)
+        Loader.__init__(self, work.space)
         self.work = work
         self.load_large = self._load_large
         self.desc = desc
@@ -56,15 +56,7 @@ class Index(Writer):
             self.work.final(desc.root), desc.nodes, desc.pages, desc.height, desc.depth, 0, desc.count, desc.size
         )
 
-    # --- many records -------------------------------------------------------------------------------
-
-    def put_many(self, keys: list[Any], values: list[Any]) -> int:
-        """Put all pairs, in the order of the hash; of equal keys the last counts.  Returns how many are new."""
-        if len(keys) != len(values):
-            raise ValueError(f"expected as many values as keys, got {len(values)} for {len(keys)}")
-        hashes = [hashing.xxh3_64(memoryview(key), self.space.seed) for key in keys]
-        put = self.put
-        return sum(put(keys[i], values[i]) for i in sorted(range(len(keys)), key=hashes.__getitem__))
+    # --- all records --------------------------------------------------------------------------------
 
     def items(self) -> Iterator[tuple[bytes, Any]]:
         """(key, value) of all records; RuntimeError if keys come or go meanwhile."""
