@@ -104,7 +104,9 @@ class WriteState:
         self._shrinks()
         with self._changing():
             self.operations.add(fmt.OP_DROP, name)
-            index = self._indexes.pop(name, None) or Index(entry.index, self.work)
+            index = self._indexes.pop(name, None)
+            if index is None:
+                index = Index(entry.index, self.work)
             index.clear()
             for state in entry.sequences:
                 sequence.free(state, self.space)
