@@ -24,7 +24,7 @@ from mmstore.disk.backend import Backend, Filesystem
 from mmstore.disk.mapping import tracked_view
 from mmstore.disk.memory import MemoryFilesystem
 from mmstore.disk.posix import PosixFilesystem
-from mmstore.engine import attach, checkpoint
+from mmstore.engine import attach, checkpoint, commit
 from mmstore.engine.session import Options, Session
 from mmstore.engine.writer import Writer
 from mmstore.errors import ClosedError, FormatError
@@ -269,13 +269,17 @@ class Database(Keyspace):
             return
         for transaction in list(self.transactions):
             transaction.rollback()
+        commit.roll_forgotten_back(self.writer)
         self._session = None
-        self.reader.close()
-        if self._columns is not None:
-            self._columns.clear()
-            self._columns = None
-        forking.unregister(self)
-        attach.detach(session)
+        try:
+            self.writer.shut()
+        finally:
+            self.reader.close()
+            if self._columns is not None:
+                self._columns.clear()
+                self._columns = None
+            forking.unregister(self)
+            attach.detach(session)
 
     def __enter__(self) -> Database:
         self.session  # noqa: B018 - raises if closed

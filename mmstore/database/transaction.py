@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -45,6 +46,17 @@ class Transaction(TransactionKeyspace):
 
     def __eq__(self, other: object) -> bool:
         return self is other
+
+    def __del__(self) -> None:
+        write = self.__dict__.get("_write")
+        if write is not None:
+            # A finalizer may run inside anything, so the next who writes through this handle rolls it back.
+            self._database.writer.forgotten.append(write)
+            warnings.warn(
+                f"a transaction of {self._database!r} was dropped without an end; it is rolled back",
+                ResourceWarning,
+                stacklevel=2,
+            )
 
     # --- state --------------------------------------------------------------------------------------
 

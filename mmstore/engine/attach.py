@@ -166,15 +166,21 @@ def detach(session: Session) -> None:
     """Leave the store; the last to leave closes it cleanly.
 
     While views are alive the file stays attached for them (their pins and mappings), until the last dies.
+    Whatever fails, the handle has left afterwards, if need be as a crash would leave it.
     """
-    if session.background is not None:
-        session.background.join()
-    if session.store.backend.writable:
-        leave(session)
-    session.drop_log()
-    session.pins.give_up_slot()
-    if not session.pins.alive:
-        session.store.close()
+    session.pins.shut()
+    try:
+        if session.background is not None:
+            session.background.join()
+        if session.store.backend.writable:
+            leave(session)
+    finally:
+        session.drop_log()
+        session.pins.give_up_slot()
+        if session.pins.alive:
+            session.pins.let_go()
+        else:
+            session.store.close()
 
 
 def leave(session: Session) -> None:

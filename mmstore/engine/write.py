@@ -59,6 +59,7 @@ class WriteState:
         self._indexes = {b"": Index(IndexDescriptor.unpack(base.main), self.work)}
         self._entries: dict[bytes, Entry] = {}
         self._dirty: set[bytes] = set()
+        self._marks: list[_Mark] = []
         freelist, store = session.freelist, session.store
         self.space = sequence.Space(session.page_size, store.read, txn, freelist.alloc, freelist.free, store.place)
 
@@ -254,7 +255,7 @@ class WriteState:
     # --- savepoints ---------------------------------------------------------------------------------
 
     def savepoint(self) -> _Mark:
-        return _Mark(
+        mark = _Mark(
             self.work.savepoint(),
             self.operations.mark(),
             {name: index.desc for name, index in self._indexes.items()},
@@ -264,9 +265,12 @@ class WriteState:
             self.next_id,
             self.broken,
         )
+        self._marks.append(mark)
+        return mark
 
     def rollback(self, mark: _Mark) -> None:
         """Undo everything since ``mark``."""
+        self._marks.pop()
         self.work.rollback(mark.work)
         self.operations.rollback(mark.operations)
         for name in [name for name in self._indexes if name not in mark.descriptors]:
@@ -284,6 +288,7 @@ class WriteState:
 
     def release(self, mark: _Mark) -> None:
         """Keep what was done since ``mark``."""
+        self._marks.pop()
         self.work.release(mark.work)
 
     # --- the end ------------------------------------------------------------------------------------
@@ -307,6 +312,8 @@ class WriteState:
 
     def build(self) -> Root:
         """Place all private pages and return the root that refers to them; nobody else does yet."""
+        while self._marks:  # committed inside a savepoint's block
+            self.release(self._marks[-1])
         self._store_entries()
         self.work.assign(self.txn)
         main = self._indexes[b""].sealed_desc().pack()

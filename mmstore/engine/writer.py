@@ -15,11 +15,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from typing import Any
 
 from mmstore.engine import recovery
 from mmstore.engine.publish import publish
 from mmstore.engine.session import Session
-from mmstore.errors import LockTimeout, SyncError, TransactionError
+from mmstore.errors import ClosedError, LockTimeout, SyncError, TransactionError
 from mmstore.pages.root import Root
 
 __all__ = ["Writer"]
@@ -47,6 +48,9 @@ class Writer:
         self._groups = 0
         self._token = [False]
         self._identity = session.store.backend.identity()
+        self._shut = False
+        self.forgotten: deque[Any] = deque()
+        """What transactions that were dropped without an end have built: to be rolled back by the next call."""
 
     # --- building -----------------------------------------------------------------------------------
 
@@ -75,6 +79,8 @@ class Writer:
                     f"another thread has been writing for {timeout} s; end its transaction, "
                     "or open with a longer timeout"
                 )
+            if self._shut:
+                raise ClosedError("this database is closed; open it again")
             self.session.check_poison()
             if self._holds and self._groups >= GROUPS_KEPT and self.session.locks.writer_waited():
                 self._hand_over()
@@ -119,6 +125,13 @@ class Writer:
     def _release_file(self) -> None:
         self._holds = False
         self.session.locks.writer_release()
+
+    def shut(self) -> None:
+        """The handle is being closed: let nobody begin any more, and finish what is being committed."""
+        with self._mutex:
+            self._shut = True
+            if self._holds:
+                self._hand_over()
 
     # --- publishing ---------------------------------------------------------------------------------
 

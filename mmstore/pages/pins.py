@@ -23,8 +23,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from mmstore import format as fmt
+from mmstore.disk.backend import Backend
 from mmstore.disk.locks import FileLocks
-from mmstore.errors import LockTimeout
+from mmstore.errors import ClosedError, LockTimeout
 from mmstore.kernels.atomics import fence, load_acquire, store_release
 from mmstore.pages.live import LivePage
 from mmstore.pages.root import Root
@@ -34,6 +35,19 @@ __all__ = ["Pins", "ReaderInfo", "needed_intervals", "readers"]
 _SLOT = fmt.READER_SLOT.offset
 _COUNT_LOCK = fmt.LOCK_SLOTS + fmt.READER_SLOTS  # held for the moment in which `slots` is raised
 Interval = tuple[int, int]
+
+
+class _OpenFile:
+    """The open file, and with it the lock byte of the slot: closed when nothing pins it any more."""
+
+    __slots__ = ("backend",)
+
+    def __init__(self, backend: Backend | None) -> None:
+        self.backend = backend
+
+    def __del__(self) -> None:
+        if self.backend is not None:
+            self.backend.close()
 
 
 def _release(released: deque[tuple[bool, int]], txn: int, keep: object) -> None:
@@ -63,10 +77,17 @@ class Pins:
     """The pins of one handle."""
 
     def __init__(
-        self, live: LivePage, locks: FileLocks, read_root: Callable[[], Root], writable: bool, keep: object = None
+        self,
+        live: LivePage,
+        locks: FileLocks,
+        read_root: Callable[[], Root],
+        writable: bool,
+        keep: Backend | None = None,
     ) -> None:
-        """``keep``: what the releases of views hold on to: the open file, and with it the slot's lock byte."""
-        self._keep = [keep]
+        """``keep``: the open file that holds the locks; it is closed when these pins and all views are gone."""
+        self._keep = _OpenFile(keep)
+        self._held = 0
+        self._shut = self._leaving = False
         self._live = live
         self._locks = locks
         self._read_root = read_root
@@ -83,6 +104,8 @@ class Pins:
         """Pin the newest published root against everything and return it."""
         self.drain()
         with self._lock:
+            if self._shut:
+                raise ClosedError("this database is closed; open it again")
             if not self._writable:
                 return self._pin_by_lock(self._snapshots)
             root = self._choose()
@@ -94,6 +117,7 @@ class Pins:
         """Pin root ``txn`` for good, by a lock byte (a handle that may not write the file, alone under GATE)."""
         self._locks.try_shared(fmt.LOCK_PINS + txn)
         self._snapshots[txn] += 1
+        self._held = txn
 
     def release_snapshot(self, txn: int) -> None:
         with self._lock:
@@ -147,6 +171,28 @@ class Pins:
             self._store()
         elif txn not in self._snapshots and txn not in self._views:
             self._locks.unlock(fmt.LOCK_PINS + txn)
+        self._leave()
+
+    # --- leaving ------------------------------------------------------------------------------------
+
+    def shut(self) -> None:
+        """The handle is being closed: take no more snapshots."""
+        with self._lock:
+            self._shut = True
+            if self._held:  # its lock byte goes with the file
+                self._snapshots[self._held] -= 1
+                self._snapshots += Counter()  # keeps what is above 0
+                self._held = 0
+
+    def let_go(self) -> None:
+        """The handle is closed: the file stays open for the pins that are alive, and is closed with the last."""
+        with self._lock:
+            self._leaving = True
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._leaving and not self._snapshots:
+            self._keep = _OpenFile(None)  # the views have the other one
 
     def _pin_by_lock(self, pins: Counter[int]) -> Root:
         while True:
@@ -241,9 +287,9 @@ class Pins:
                     locks.try_shared(fmt.LOCK_PINS + txn)
         return twin
 
-    def adopt(self, twin: Pins, live: LivePage, locks: FileLocks, read_root: Callable[[], Root], keep: object) -> None:
+    def adopt(self, twin: Pins, live: LivePage, locks: FileLocks, read_root: Callable[[], Root], keep: Backend) -> None:
         """Go on in a forked child with the slot that ``copy_to`` took, on the descriptor that it was taken by."""
-        self._live, self._read_root, self._keep[0] = live, read_root, keep
+        self._live, self._read_root, self._keep.backend = live, read_root, keep
         self._locks, self.slot = locks, twin.slot
         self._snapshots, self._views = twin._snapshots, twin._views
         self._lock = threading.Lock()
