@@ -20,6 +20,7 @@ from mmstore.disk.locks import FileLocks
 from mmstore.disk.log import Log
 from mmstore.disk.storefile import StoreFile
 from mmstore.errors import DiskFullError, SyncError
+from mmstore.keyspace.index import Index
 from mmstore.pages.freelist import FreeList
 from mmstore.pages.live import LivePage
 from mmstore.pages.pins import Interval, Pins, needed_intervals
@@ -70,6 +71,7 @@ class Session:
         self.freelist = FreeList(self, self.needed, lambda: self.live.txn)
         self.workspace = Workspace(self.store, self.freelist, identity.page_size, identity.seed)
         self.log: Log | None = None
+        self.spare_indexes: list[Index] = []
         self.disk_full = False
         """The file could not grow since the last transaction began."""
         self._prepared = False

@@ -25,6 +25,8 @@ from mmstore.pages.root import Root
 
 __all__ = ["WriteState"]
 
+_SPARE = 8  # index objects that are kept for the next transaction
+
 
 @dataclass(slots=True)
 class _Mark:
@@ -56,17 +58,36 @@ class WriteState:
         self.broken: BaseException | None = None
         """What a change failed of halfway; set, the transaction can't be committed."""
         self._opened_catalog: Index | None = None
-        self._indexes = {b"": Index(IndexDescriptor.unpack(base.main), self.work)}
+        self._indexes = {b"": self._open(IndexDescriptor.unpack(base.main))}
         self._entries: dict[bytes, Entry] = {}
         self._dirty: set[bytes] = set()
         self._marks: list[_Mark] = []
         freelist, store = session.freelist, session.store
         self.space = sequence.Space(session.page_size, store.read, txn, freelist.alloc, freelist.free, store.place)
 
+    def _open(self, desc: IndexDescriptor) -> Index:
+        """An index object for ``desc``, one of an earlier transaction's if there is any: they are costly to make."""
+        spare = self.session.spare_indexes
+        if not spare:
+            return Index(desc, self.work)
+        index = spare.pop()
+        index.desc = desc
+        return index
+
+    def _close(self) -> None:
+        """The transaction is over."""
+        self.work.reset()
+        spare = self.session.spare_indexes
+        spare += self._indexes.values()
+        if self._opened_catalog is not None:
+            spare.append(self._opened_catalog)
+        del spare[_SPARE:]
+        self._indexes.clear()
+
     @property
     def _catalog(self) -> Index:
         if self._opened_catalog is None:
-            self._opened_catalog = Index(IndexDescriptor.unpack(self.base.catalog), self.work)
+            self._opened_catalog = self._open(IndexDescriptor.unpack(self.base.catalog))
         return self._opened_catalog
 
     # --- names --------------------------------------------------------------------------------------
@@ -107,7 +128,7 @@ class WriteState:
             self.operations.add(fmt.OP_DROP, name)
             index = self._indexes.pop(name, None)
             if index is None:
-                index = Index(entry.index, self.work)
+                index = self._open(entry.index)
             index.clear()
             for state in entry.sequences:
                 sequence.free(state, self.space)
@@ -124,7 +145,7 @@ class WriteState:
                 if not create:
                     return None
                 entry = self.create(name, Entry.keyspace())
-            found = self._indexes[name] = Index(entry.index, self.work)
+            found = self._indexes[name] = self._open(entry.index)
         return found
 
     def _grows(self) -> None:
@@ -279,7 +300,7 @@ class WriteState:
             if name in self._indexes:
                 self._indexes[name].desc = desc
             else:
-                self._indexes[name] = Index(desc, self.work)
+                self._indexes[name] = self._open(desc)
         self._entries = mark.entries
         self._dirty = mark.dirty
         self._catalog.desc = mark.catalog
@@ -322,7 +343,7 @@ class WriteState:
         self.work.seal()
         self.work.place()
         free = self.session.freelist.seal()
-        self.work.reset()
+        self._close()
         return self.base._replace(
             txn=self.txn,
             pages=self.session.freelist.pages,
@@ -335,4 +356,4 @@ class WriteState:
     def abort(self) -> None:
         """Leave no trace."""
         self.session.freelist.abort()
-        self.work.reset()
+        self._close()

@@ -89,6 +89,7 @@ class FreeList:
         self.free_runs = (RunSet(), RunSet())
         self.held: tuple[deque[Held], deque[Held]] = (deque(), deque())
         self.blocked: list[Held] = []
+        self.blocked_pages = 0
         self._blocked_by: tuple[list[Interval], list[Interval]] | None = None
         self._grown: list[Held] = []  # zones that no published root accounts for yet
         self._txn = 0
@@ -145,6 +146,7 @@ class FreeList:
         if rest.pages:
             self.held = (deque(_subtract(self.held[0], rest)), deque(_subtract(self.held[1], rest)))
             self.blocked = list(_subtract(self.blocked, rest))
+            self.blocked_pages = sum(run.length for run in self.blocked)
 
     # --- a transaction ------------------------------------------------------------------------------
 
@@ -282,10 +284,12 @@ class FreeList:
         if self.blocked and needed != self._blocked_by:
             passed += self.blocked
             self.blocked = []
+            self.blocked_pages = 0
         self._blocked_by = needed
         for run in passed:
             if any(low < run.freed and high >= run.born for low, high in needed[run.kind]):
                 self.blocked.append(run)
+                self.blocked_pages += run.length
             else:
                 self.free_runs[run.kind].add(run.start, run.length)
 
