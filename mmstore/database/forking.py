@@ -111,6 +111,7 @@ def inherited_session(old: Session, backend: Backend, pins: Pins) -> Session:
     locks = FileLocks(backend)
     session = Session(old.fs, old.path, backend, old.identity, old.options, locks)
     old.pins.adopt(pins, session.live, locks, session.published, backend)
+    session.pins.disown()
     session.pins = old.pins
     old.store.backend.close()
     old.drop_log()

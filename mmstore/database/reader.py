@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from mmstore import format as fmt
 from mmstore.catalog.entry import KIND_NAMES, Entry
 from mmstore.engine.session import Session
-from mmstore.errors import ClosedError, CorruptError
+from mmstore.errors import ClosedError
 from mmstore.kernels.atomics import load_acquire
 from mmstore.kernels.latest import Latest, PinNeeded
 from mmstore.kernels.tree import Tree
@@ -30,6 +30,7 @@ __all__ = ["PinNeeded", "Reader", "State"]
 T = TypeVar("T")
 _TXN = fmt.LIVE.offset["txn"]
 _TRIES = 4
+_CLOSED = "this database is closed; open it again"
 
 
 def _refuse(*_: object) -> bytes:
@@ -147,11 +148,16 @@ class Reader:
 
     def current(self) -> State:
         """The newest state, without a pin: check with ``stands`` after use."""
-        state = self._state
-        if self._session is None:
-            raise ClosedError("this database is closed; open it again")
+        state, session = self._state, self._session
+        if session is None:
+            raise ClosedError(_CLOSED)
         if load_acquire(self._live, _TXN) != state.txn:
-            state = self._state = State(self._session, self._session.published(), pinned=False)
+            try:
+                state = self._state = State(session, session.published(), pinned=False)
+            except Exception:
+                if self._session is None:  # closed by another thread just now
+                    raise ClosedError(_CLOSED) from None
+                raise
         return state
 
     def stands(self, state: State) -> bool:
@@ -169,7 +175,9 @@ class Reader:
                 result = how(state)
             except PinNeeded:
                 break
-            except CorruptError:
+            except Exception:  # what a recycled page says is as wrong as what it holds
+                if self._session is None:
+                    raise ClosedError(_CLOSED) from None
                 if self.stands(state):
                     raise
                 continue
@@ -183,7 +191,7 @@ class Reader:
         """A state that is pinned as long as the context lasts."""
         session = self._session
         if session is None:
-            raise ClosedError("this database is closed; open it again")
+            raise ClosedError(_CLOSED)
         root = session.pins.pin_snapshot()
         try:
             yield State(session, root, pinned=True)

@@ -179,6 +179,7 @@ def detach(session: Session) -> None:
         session.pins.give_up_slot()
         if session.pins.alive:
             session.pins.let_go()
+            session.store.mapped.close()
         else:
             session.store.close()
 

@@ -50,11 +50,11 @@ class Latest:
         data = key if type(key) is bytes else plain(key)
         if len(data) > MAX_KEY:
             raise ValueError(f"a key has at most {MAX_KEY} bytes, this one has {len(data)}")
-        if atomics.mms_load_u64(self.word) != self.txn:
-            self.refresh()
-        txn = self.txn
-        tree = self.tree
         try:
+            if atomics.mms_load_u64(self.word) != self.txn:
+                self.refresh()  # reads the catalog, which may be recycled meanwhile like any page
+            txn = self.txn
+            tree = self.tree
             value = None if tree is None else tree.get(data)
         except (CorruptError, PinNeeded):
             value = self.otherwise(data)

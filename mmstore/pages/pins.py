@@ -190,6 +190,10 @@ class Pins:
             self._leaving = True
             self._leave()
 
+    def disown(self) -> None:
+        """Other pins look after the open file from now on."""
+        self._keep.backend = None
+
     def _leave(self) -> None:
         if self._leaving and not self._snapshots:
             self._keep = _OpenFile(None)  # the views have the other one

@@ -388,9 +388,15 @@ def test_a_transaction_that_is_forgotten_holds_nobody_up(path: Path) -> None:
         with pytest.warns(ResourceWarning, match="transaction"):
             del txn
             gc.collect()
+        db[b"c"] = b"3"  # the next to write through this handle ends it
         twin[b"b"] = b"2"
-        db[b"c"] = b"3"
         assert dict(db) == {b"b": b"2", b"c": b"3"} and db.check() == []
+        with pytest.warns(ResourceWarning, match="transaction"):
+            db.transaction()[b"d"] = b"4"
+            gc.collect()
+        db.close()
+        twin[b"e"] = b"5"
+        assert b"d" not in twin
 
 
 # --- large transactions ------------------------------------------------------------------------------
