@@ -301,10 +301,15 @@ def _move_stranger_aside(fs: Filesystem, path: str, uuid: bytes) -> None:
         found.close()
     if fields is None or fields["uuid"] == uuid:
         return
-    aside = f"{path}.{fields['uuid'].hex()[:8]}"
+    aside = aside_path(path, fields["uuid"])
     while fs.exists(aside):
         aside += "~"
     fs.link_exclusive(path, aside)
+
+
+def aside_path(path: str, uuid: bytes) -> str:
+    """Where the log at ``path`` of store ``uuid`` is moved when another store takes its data file's name."""
+    return f"{path}.{uuid.hex()[:8]}"
 
 
 def log_path(fs: Filesystem, path: str) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mmstore import format as fmt
-from mmstore.disk.log import Log, Record
+from mmstore.disk.log import Log, Record, aside_path
 from mmstore.engine import checkpoint
 from mmstore.engine.operations import decode
 from mmstore.engine.publish import publish
@@ -58,7 +58,9 @@ def recover(session: Session, at: int, header: Header) -> Root:
 def retire_log(session: Session, log: Log) -> None:
     """Remove a log that no header needs any more."""
     if not session.store.private:
-        log.unlink_if_ours(session.fs, session.log_path)
+        aside = aside_path(session.log_path, session.identity.uuid)  # where a new store of our name moved it
+        for path in (session.log_path, aside):
+            log.unlink_if_ours(session.fs, path)
     session.drop_log()
 
 
