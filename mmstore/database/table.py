@@ -149,15 +149,7 @@ class TableWriter(ReadTable):
         if not count:
             start = self._entry().rows
             return range(start, start)
-        freelist = write.session.freelist
-        mark = freelist.mark()
-        try:
-            appended = write.append(self._name, count, rows.join(arrays))
-        except BaseException:
-            freelist.rollback(mark)  # what the columns before the failed one took belongs to nobody
-            raise
-        freelist.release(mark)
-        return appended
+        return write.append(self._name, count, rows.join(arrays))
 
     def _entry(self) -> Entry:
         return self._find(self._transaction.check_open())

@@ -237,11 +237,18 @@ class WriteState:
         entry = self.entry(name)
         assert entry is not None
         self._grows()
-        with self._changing():
+        freelist = self.session.freelist
+        mark = freelist.mark()
+        try:
             states = [
                 sequence.append(state, data, self.space) if len(data) else state
                 for state, data in zip(entry.sequences, buffers, strict=True)
             ]
+        except BaseException:
+            freelist.rollback(mark)  # what the columns before the failed one took belongs to nobody
+            raise
+        freelist.release(mark)
+        with self._changing():
             rows = range(entry.rows, entry.rows + count)
             self._entries[name] = replace(entry, rows=rows.stop, sequences=tuple(states))
             self._dirty.add(name)
