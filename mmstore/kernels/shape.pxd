@@ -21,9 +21,12 @@ cdef class Shape(Tree):
     cdef uint64_t *weights
     cdef uint64_t *records
     cdef uint64_t *other
-    cdef list sources
+    cdef object origins_view
+    cdef uint64_t *origin
+    cdef uint64_t n_sources, origins_size
 
     cdef int _grow(self, n) except -1
+    cdef int _grow_origins(self) except -1
 
     @cython.locals(page="const unsigned char *")
     cdef int aim(self, uint64_t h) except -1
@@ -76,6 +79,7 @@ cdef class Shape(Tree):
     @cython.locals(total=uint64_t, slot=uint64_t)
     cdef uint64_t weight(self, uint64_t start, uint64_t stop) noexcept
 
+    @cython.locals(i=uint64_t)
     cdef int spread(self) except -1
 
     @cython.locals(space=Space, size=uint64_t, following=uint64_t, ref=uint64_t, top=uint64_t, n=uint64_t, k=uint64_t, record=uint64_t, slot=uint64_t, at=uint64_t, need=uint64_t, page="unsigned char *", source="const unsigned char *")

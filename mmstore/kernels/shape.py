@@ -57,7 +57,10 @@ class Shape(Tree):
         self.records_view = array("Q")
         self._grow(1024)
         self.n_records = 0
-        self.sources: list[int] = []
+        self.n_sources = 0
+        self.origins_view = array("Q", bytes(8 * 16))
+        self.origin = raw.words(self.origins_view)
+        self.origins_size = 16
         self.node = self.node_d = self.prefix = self.slot = self.head = self.left = self.right = 0
         self.cut1 = self.cut2 = self.total = 0
         self.alone = False
@@ -70,6 +73,14 @@ class Shape(Tree):
         self.records = raw.words(self.records_view)
         self.other = raw.words(self.other_view)
         self.records_size = n
+        return 0
+
+    def _grow_origins(self) -> int:
+        origins = array("Q", bytes(16 * self.origins_size))
+        origins[: self.origins_size] = self.origins_view
+        self.origins_view = origins
+        self.origin = raw.words(self.origins_view)
+        self.origins_size *= 2
         return 0
 
     # --- finding, and making private ----------------------------------------------------------------
@@ -282,12 +293,12 @@ class Shape(Tree):
     def gather(self, start: int, stop: int) -> int:
         """Note all records of the slots [start, stop), and what each slot weighs; changes nothing.
 
-        A record is noted as tag << 48 | number of its page in ``sources`` << 32 | unit << 16 | slot.
+        A record is noted as tag << 48 | number of its page in ``origin`` << 32 | unit << 16 | slot.
         """
         space = self.space
         size = self.page_size
         node = space.page(self.node, NODE_KIND)
-        self.sources = []
+        self.n_sources = 0
         self.n_records = 0
         self.total = 0
         for slot in range(start, stop):
@@ -301,10 +312,13 @@ class Shape(Tree):
             before = ref
             while ref:
                 page = space.page(ref, BUCKET_KIND)
-                source = len(self.sources)
+                source = self.n_sources
                 if source > 0xFFFF or not bucket.check(page, size):
                     raise space.corrupt(ref, BUCKET_KIND)
-                self.sources.append(ref)
+                if source + 1 > self.origins_size:
+                    self._grow_origins()
+                self.origin[source] = ref
+                self.n_sources = source + 1
                 count = raw.load16(page, COUNT)
                 if n + count > self.records_size:
                     self._grow(2 * (n + count))
@@ -376,9 +390,9 @@ class Shape(Tree):
             self.fill(self.cut1, self.cut2)
         if self.cut2 < self.right:
             self.fill(self.cut2, self.right)
-        for ref in self.sources:
-            self.space.drop(ref)
-        self.pages -= len(self.sources)
+        for i in range(self.n_sources):
+            self.space.drop(self.origin[i])
+        self.pages -= self.n_sources
         return 0
 
     def fill(self, start: int, stop: int) -> int:
@@ -396,7 +410,7 @@ class Shape(Tree):
             slot = record & 0xFFFF
             if slot < start or slot >= stop:
                 continue
-            source = space.page(self.sources[record >> 32 & 0xFFFF], BUCKET_KIND)
+            source = space.known(self.origin[record >> 32 & 0xFFFF])
             at = 8 * (record >> 16 & 0xFFFF) - 4
             need = bucket.units(raw.load32(source, at))
             if HEAD + 4 * (n + 1) + 4 + 8 * need > 8 * top:

@@ -6,7 +6,7 @@ cimport mmstore.kernels.hashing as hashing
 cimport mmstore.kernels.native as raw
 
 cdef uint64_t KIND, TXN, NEXT, HEAD, PRIVATE, DIRECTORY_KIND, NODE_KIND, BUCKET_KIND
-cdef uint64_t FREE, LIVE, SUPERSEDED
+cdef uint64_t FREE, LIVE, SUPERSEDED, PIECE, NEIGHBOUR, MASK32
 
 
 cdef class Space:
@@ -37,6 +37,7 @@ cdef class Space:
     @cython.locals(found=uint64_t)
     cdef int verify(self, uint64_t ref, const unsigned char *page) except -1
 
+    cdef const unsigned char *known(self, uint64_t ref) noexcept
     cdef void expect(self, uint64_t ref) noexcept
 
     cdef object corrupt(self, uint64_t ref, uint64_t kind)
@@ -82,6 +83,9 @@ cdef class Space:
 
     @cython.locals(k=uint64_t, ref=uint64_t)
     cdef int _patch(self, unsigned char *page, uint64_t at, uint64_t count) except -1
+
+    @cython.locals(words="uint64_t *", page=uint64_t, n=uint64_t, i=uint64_t, size=uint64_t, most=uint64_t, start=uint64_t, stop=uint64_t, k=uint64_t, adjacent=bint, found=list, to="unsigned char *")
+    cpdef list runs(self)
 
     @cython.locals(i=uint64_t)
     cpdef emptied(self)

@@ -29,6 +29,9 @@ PRIVATE = fmt.PRIVATE
 DIRECTORY_KIND = fmt.KIND_DIRECTORY
 NODE_KIND = fmt.KIND_NODE
 BUCKET_KIND = fmt.KIND_BUCKET
+MASK32 = 0xFFFF_FFFF
+NEIGHBOUR = 0x1_0000_0001  # next page, next place in the pool
+PIECE = 1 << 20  # bytes that are joined at most
 NAMES = {DIRECTORY_KIND: "directory", NODE_KIND: "node", BUCKET_KIND: "bucket"}
 FREE, LIVE, SUPERSEDED = 0, 1, 2  # states of a place in the pool; superseded: an older savepoint may want it back
 
@@ -88,6 +91,12 @@ class Space:
         if raw.load8(page, KIND) != kind:
             raise self.corrupt(ref, kind)
         return page
+
+    def known(self, ref: int) -> Any:
+        """The page ``ref``, which ``page`` has passed before in this operation."""
+        if ref & PRIVATE:
+            return raw.part(self.pool, ((ref & 0x7FFF_FFFF) - self.base) * self.page_size, self.page_size)
+        return raw.part(self.mem, ref * self.page_size, self.page_size)
 
     def expect(self, ref: int) -> None:
         """Have the first lines of a bucket on their way: its entries are looked at as soon as its count is known."""
@@ -300,6 +309,42 @@ class Space:
             if ref & PRIVATE:
                 raw.store32(page, at + 4 * k, self.number[(ref & 0x7FFF_FFFF) - self.base])
         return 0
+
+    def runs(self) -> list[tuple[int, int, Any]]:
+        """(first page, pages, bytes) of all sealed pages, in the order of the file; joined where they touch."""
+        words_view = array("Q", bytes(8 * self.used))
+        other_view = array("Q", bytes(8 * self.used))
+        words = raw.words(words_view)
+        n = 0
+        for i in range(self.used):
+            if self.state[i] != FREE:
+                page = self.number[i]
+                words[n] = page << 32 | i
+                n += 1
+        raw.sort64(words, raw.words(other_view), n, 32)
+        size = self.page_size
+        most = max(PIECE // size, 1)
+        found = []
+        start = 0
+        while start < n:
+            stop = start + 1
+            adjacent = True
+            while stop < n and stop - start < most and words[stop] >> 32 == (words[stop - 1] >> 32) + 1:
+                if words[stop] != words[stop - 1] + NEIGHBOUR:
+                    adjacent = False
+                stop += 1
+            i = words[start] & MASK32
+            if adjacent:
+                data = self.pool_view[i * size : (i + stop - start) * size]
+            else:
+                data = bytearray((stop - start) * size)
+                to = raw.writable(data)
+                for k in range(start, stop):
+                    i = words[k] & MASK32
+                    raw.move(to, (k - start) * size, raw.part(self.pool, i * size, size), 0, size)
+            found.append((words[start] >> 32, stop - start, data))
+            start = stop
+        return found
 
     def emptied(self) -> None:
         """All pages have been placed: start the pool anew."""

@@ -1,6 +1,6 @@
 """One index inside a write transaction: put, delete, get, iterate.
 
-The work is done by ``kernels.writer`` and ``kernels.bulk``; here is what meets the rest of the transaction: descriptors,
+The work is done by ``kernels.writer`` and ``kernels.bulk``; here is what meets the rest: descriptors,
 large values, spilling.  All indexes of a transaction share its ``Workspace``.  A savepoint of an index is its
 descriptor: save ``desc``, and set it again after the workspace has rolled back.
 """

@@ -253,19 +253,9 @@ class Workspace:
         if self.space.used <= _FEW:
             self._place_few()
             return
-        used = self.space.used
-        number = np.frombuffer(self.space.number_view, np.uint32, used)
-        slots = np.flatnonzero(np.frombuffer(self.space.state_view, np.uint8, used))
-        slots = slots[np.argsort(number[slots])]
-        pages = number[slots].astype(np.int64)
-        breaks = np.flatnonzero((np.diff(pages) != 1) | (np.diff(slots) != 1)) + 1
-        runs = []
-        size = self.page_size
-        for first, stop in zip([0, *breaks.tolist()], [*breaks.tolist(), len(slots)], strict=True):
-            page, slot, n = int(pages[first]), int(slots[first]), stop - first
-            runs.append((page * size, self._pool[slot * size : (slot + n) * size]))
-            self.placed.append((page, n))
-        self.store.place(runs)
+        runs = self.space.runs()
+        self.placed += [(page, n) for page, n, _ in runs]
+        self.store.place([(page * self.page_size, data) for page, _, data in runs])
         self._follow()
 
     def _place_few(self) -> None:
