@@ -150,8 +150,9 @@ def create_log(session: Session) -> Log:
         root = session.published()
         assert root.txn == live.get("durable"), "a commit without a log is durable"
         log_id = session.new_nonce()
+        path, _ = session.log_paths()
         log = Log.create(
-            session.fs, session.log_path, log_id, session.identity.uuid, session.options.log_ring, session.store.backend
+            session.fs, path, log_id, session.identity.uuid, session.options.log_ring, session.store.backend
         )
         session.drop_log()
         session.log = log

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mmstore import format as fmt
-from mmstore.disk.log import Log, Record, aside_path
+from mmstore.disk.log import Log, Record
 from mmstore.engine import checkpoint
 from mmstore.engine.operations import decode
 from mmstore.engine.publish import publish
@@ -31,9 +31,7 @@ def recover(session: Session, at: int, header: Header) -> Root:
 
     The caller is alone and has rebuilt the live page on ``header``'s root.
     """
-    writable = session.store.backend.writable
-    log = Log.open(session.fs, session.log_path, header.log_id, session.identity.uuid, write=writable)
-    session.log = log
+    session.log = log = session.open_log(header.log_id)
     session.sync(session.store.sync_all)
     session.sync(log.sync)
     base = header.root
@@ -58,8 +56,7 @@ def recover(session: Session, at: int, header: Header) -> Root:
 def retire_log(session: Session, log: Log) -> None:
     """Remove a log that no header needs any more."""
     if not session.store.private:
-        aside = aside_path(session.log_path, session.identity.uuid)  # where a new store of our name moved it
-        for path in (session.log_path, aside):
+        for path in session.log_paths():
             log.unlink_if_ours(session.fs, path)
     session.drop_log()
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from mmstore import format as fmt
 from mmstore.disk.backend import Backend, Filesystem
 from mmstore.disk.locks import FileLocks
-from mmstore.disk.log import Log
+from mmstore.disk.log import Log, aside_path
 from mmstore.disk.storefile import StoreFile
-from mmstore.errors import DiskFullError, SyncError
+from mmstore.errors import CorruptError, DiskFullError, SyncError
 from mmstore.keyspace.index import Index
 from mmstore.pages.freelist import FreeList
 from mmstore.pages.live import LivePage
@@ -149,9 +149,17 @@ class Session:
 
     # --- the log ------------------------------------------------------------------------------------
 
-    @property
-    def log_path(self) -> str:
-        return self.path + fmt.WAL_SUFFIX
+    def log_paths(self) -> tuple[str, str]:
+        """The log's name, and the other that it may have.
+
+        Flag "n" gives the data file's name to a new store while this one is open.  From then on the log's
+        name belongs to that store, and our log lies, or is moved by it, aside.
+        """
+        name = self.path + fmt.WAL_SUFFIX
+        aside = aside_path(name, self.identity.uuid)
+        if self.fs.identity(self.path) == self.store.backend.identity():
+            return name, aside
+        return aside, name
 
     def current_log(self) -> Log | None:
         """The log that the live page names, opened when another process made it; None if there is none."""
@@ -160,8 +168,19 @@ class Session:
             return None
         if self.log is None or self.log.log_id != log_id:
             self.drop_log()
-            self.log = Log.open(self.fs, self.log_path, log_id, self.identity.uuid)
+            self.log = self.open_log(log_id)
         return self.log
+
+    def open_log(self, log_id: int) -> Log:
+        """Open log ``log_id`` under either of its names; CorruptError if it isn't there."""
+        writable = self.store.backend.writable
+        first, second = self.log_paths()
+        try:
+            return Log.open(self.fs, first, log_id, self.identity.uuid, write=writable)
+        except CorruptError:
+            if not self.fs.exists(second):
+                raise
+            return Log.open(self.fs, second, log_id, self.identity.uuid, write=writable)
 
     def drop_log(self) -> None:
         if self.log is not None:
