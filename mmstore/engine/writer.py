@@ -126,6 +126,10 @@ class Writer:
         self._holds = False
         self.session.locks.writer_release()
 
+    def disown(self) -> None:
+        """In a forked child: the transaction that this thread may have open is the parent's."""
+        self._token[0] = False
+
     def shut(self) -> None:
         """The handle is being closed: let nobody begin any more, and finish what is being committed."""
         with self._mutex:

@@ -297,6 +297,9 @@ class Pins:
         self._locks, self.slot = locks, twin.slot
         self._snapshots, self._views = twin._snapshots, twin._views
         self._lock = threading.Lock()
+        if self.slot is not None:
+            at = _slot_at(self.slot) + _SLOT["pid"]
+            live.memory[at : at + 4] = os.getpid().to_bytes(4, "little")
 
 
 def _intervals(live: LivePage, locks: FileLocks, own: int | None) -> list[tuple[int, Interval, Interval]]:
