@@ -3,18 +3,18 @@ from libc.stdint cimport uint64_t
 
 cimport mmstore.kernels.bucket as bucket
 cimport mmstore.kernels.native as raw
+from mmstore.kernels.path cimport Path
 from mmstore.kernels.space cimport Space
-from mmstore.kernels.tree cimport Tree, bound_of, slot_of
+from mmstore.kernels.tree cimport bound_of, slot_of
 
-cdef uint64_t PRIVATE, HEAD, DEPTH, PREFIX, LEVEL, COUNT, TOP, NEXT
+cdef uint64_t HEAD, DEPTH, PREFIX, COUNT, TOP, NEXT
 cdef uint64_t DIRECTORY_KIND, NODE_KIND, BUCKET_KIND, LARGE
 cdef uint64_t MAX_DEPTH, LONG_CHAIN, CROWDED, SHARE, SPARSE, MERGED
 
 
-cdef class Shape(Tree):
-    cdef public uint64_t nodes, pages, count, size
+cdef class Shape(Path):
     cdef uint64_t room, records_size, n_records, total
-    cdef uint64_t node, node_d, prefix, slot, head, left, right, cut1, cut2
+    cdef uint64_t cut1, cut2
     cdef bint alone
     cdef object scratch_view, weights_view, records_view, other_view
     cdef unsigned char *scratch
@@ -26,29 +26,8 @@ cdef class Shape(Tree):
     cdef uint64_t n_sources, origins_size
 
     cdef int _grow(self, n) except -1
+
     cdef int _grow_origins(self) except -1
-
-    @cython.locals(page="const unsigned char *")
-    cdef int aim(self, uint64_t h) except -1
-
-    @cython.locals(page="const unsigned char *")
-    cdef int run(self) except -1
-
-    cdef int own_head(self) except -1
-
-    @cython.locals(at=uint64_t, following=uint64_t, page="unsigned char *")
-    cdef uint64_t own_chained(self, uint64_t ref) except 0
-
-    cdef int own_node(self) except -1
-
-    @cython.locals(ref=uint64_t, level=uint64_t, at=uint64_t, page="unsigned char *")
-    cdef unsigned char *own_directory(self, uint64_t index) except NULL
-
-    @cython.locals(page="unsigned char *", i=uint64_t)
-    cdef int assign_slots(self, uint64_t start, uint64_t stop, uint64_t ref) except -1
-
-    @cython.locals(one=uint64_t, index=uint64_t, count=uint64_t, fan=uint64_t, first=uint64_t, n=uint64_t, i=uint64_t, page="unsigned char *")
-    cdef int assign_entries(self, uint64_t prefix, uint64_t depth, uint64_t ref) except -1
 
     @cython.locals(page="const unsigned char *", width=uint64_t, left=uint64_t, right=uint64_t, fresh=uint64_t, crowded=bint)
     cdef int make_room(self, uint64_t h, uint64_t need) except -1
@@ -91,25 +70,11 @@ cdef class Shape(Tree):
     @cython.locals(space=Space, half=uint64_t, page="const unsigned char *", middle=uint64_t, shared=bint, low=uint64_t, high=uint64_t, low_page="unsigned char *", high_page="unsigned char *", i=uint64_t, ref=uint64_t, one=uint64_t, depth=uint64_t, prefix=uint64_t)
     cdef bint split_node(self, uint64_t h) except -1
 
-    cdef int double(self) except -1
-
-    @cython.locals(one=uint64_t, fan=uint64_t, index=uint64_t, count=uint64_t, ref=uint64_t, level=cython.int, i=uint64_t, page="const unsigned char *")
-    cdef object entries(self)
-
-    @cython.locals(ref=uint64_t, page="unsigned char *")
-    cdef int plant_directory(self, entries) except -1
-
-    @cython.locals(one=uint64_t, i=uint64_t, page="const unsigned char *")
-    cdef int drop_directory(self, uint64_t ref, uint64_t level) except -1
-
     @cython.locals(load=uint64_t, left=uint64_t, right=uint64_t, ref=uint64_t, page="const unsigned char *")
     cdef int shrink(self) except -1
 
     @cython.locals(space=Space, one=uint64_t, depth=uint64_t, bit=uint64_t, sibling=uint64_t, other=uint64_t, i=uint64_t, node=uint64_t, half=uint64_t, low=uint64_t, high=uint64_t, prefix=uint64_t, page="const unsigned char *", fresh="unsigned char *")
     cdef int merge_node(self) except -1
-
-    @cython.locals(one=uint64_t)
-    cdef int halve(self) except -1
 
     @cython.locals(steps=uint64_t, i=uint64_t, at=uint64_t, following=uint64_t, page="const unsigned char *")
     cdef int drop_chain(self, uint64_t ref) except -1
