@@ -53,7 +53,8 @@ class Layout:
 
     def table(self) -> str:
         """The layout as a Markdown table."""
-        lines = [f"### {self.name} ({self.size} bytes)", "", "| offset | size | field | meaning |", "|---:|---:|---|---|"]
+        lines = [f"### {self.name} ({self.size} bytes)", ""]
+        lines += ["| offset | size | field | meaning |", "|---:|---:|---|---|"]
         lines += [f"| {at} | {size} | `{field}` | {text} |" for at, size, field, text in self.rows()]
         return "\n".join(lines) + "\n"
 
@@ -140,7 +141,12 @@ LIVE = Layout(
     ("nonce", "Q", "random; new in every session (from the first to attach to the last to close)"),
     ("poison", "Q", "not 0: a sync failed in this session, nothing may be acknowledged any more"),
     ("txn", "Q", "the newest published root; its lowest bit picks the root slot"),
-    ("committing", "Q", "the newest txn id whose log record may have been written; beyond `txn`: a commit is under way or its writer died"),
+    (
+        "committing",
+        "Q",
+        "the newest txn id whose log record may have been written; "
+        "beyond `txn`: a commit is under way or its writer died",
+    ),
     ("making", "Q", "txn id of the root that a checkpoint is writing, 0 if none, all ones while it is being chosen"),
     ("durable", "Q", "txn id of the newest header known durable"),
     ("durable_at", "Q", "which header that is: 0 or 1"),
@@ -236,8 +242,6 @@ BUCKET = Layout(
 )  # followed by `count` entries (u32: tag << 16 | unit of the record), ascending
 
 ENTRY_SIZE: Final = 4  # of a directory entry, a slot, a bucket's entry
-REFERENCES: Final = "<{}I"  # many of them
-BUCKET_ENTRY: Final = "<I"
 UNIT: Final = 8
 
 # A record is named by its anchor, a multiple of 8: the header lies in the 4 bytes before, the value
@@ -409,6 +413,11 @@ LAYOUTS: Final = (
     SEQUENCE,
     EXTENT,
 )
+
+
+def references(page: Any, count: int) -> tuple[int, ...]:
+    """The first ``count`` entries behind an index page's header: page numbers, or a bucket's entries."""
+    return struct.unpack_from(f"<{count}I", page, PAGE_HEADER)
 
 
 def directory_entries(page_size: int) -> int:

@@ -187,11 +187,17 @@ def write(runs: Runs, position: int, data: Any, space: Space) -> Runs:
 
 
 def _lengthen(runs: Runs, missing: int, space: Space) -> Runs:
-    """`runs` with at least `missing` more pages: doubled up to 64 KiB, then a quarter more in whole blocks."""
+    """`runs` with at least `missing` more pages: doubled up to 64 KiB, then a quarter more in whole blocks.
+
+    Runs as large as a zone are whole zones, which the system can map and read in its largest pieces.
+    """
     align = max(1, fmt.BLOCK_SIZE // space.page_size)
     pages = max(missing, runs.pages if runs.pages < align else runs.pages // 4)
     if runs.pages + pages > align:
         pages = -(-pages // align) * align
+    zone = fmt.ZONE_SIZE // space.page_size
+    if pages >= zone:
+        pages = -(-pages // zone) * zone
     start = space.alloc(pages, fmt.FREE_BULK)
     return Runs.of((*_joined(runs, space.txn), Extent(start, pages, space.txn)))
 

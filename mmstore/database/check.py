@@ -15,7 +15,7 @@ from mmstore.engine.session import Session
 from mmstore.errors import CorruptError
 from mmstore.keyspace import verify
 from mmstore.keyspace.descriptor import IndexDescriptor
-from mmstore.pages.freelist import load_entries
+from mmstore.pages.freefile import load_entries
 
 __all__ = ["Problem", "check"]
 

@@ -27,7 +27,7 @@ from mmstore.disk.posix import PosixFilesystem
 from mmstore.engine import attach, checkpoint, commit
 from mmstore.engine.session import Options, Session
 from mmstore.engine.writer import Writer
-from mmstore.errors import ClosedError, FormatError
+from mmstore.errors import ClosedError, Error, FormatError
 from mmstore.pages.pins import Pins, ReaderInfo, readers
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def open(
     durability: str = "full",
     page_size: int = 4096,
     timeout: float = 5.0,
+    network: bool = False,
 ) -> Database:
     """Open the store at ``path``, or one in memory for ":memory:".
 
@@ -61,7 +62,8 @@ def open(
     new one (those who have the old one open keep it).  ``durability``: "full" (a commit is on the medium
     when it returns) or "relaxed" (a crash of the process loses nothing, a power cut the latest commits
     since the last ``sync()``, never consistency).  ``page_size``: bytes, a power of two from 4096 to 65536, for a new
-    store.  ``timeout``: seconds to wait for another writer, or for another process' recovery.
+    store.  ``timeout``: seconds to wait for another writer, or for another process' recovery.  ``network``: open on a
+    network file system all the same, where mappings and locks of several machines may not agree.
 
     Raises FileNotFoundError, FormatError (not ours, or newer), CorruptError, LockTimeout, ValueError.
     """
@@ -80,7 +82,14 @@ def open(
         if flag in ("r", "w"):
             raise FileNotFoundError(f'a store in memory is always new; open it with flag "c" or "n", not {flag!r}')
         return open_on(MemoryFilesystem(), MEMORY, "c", options, page_size)
-    return open_on(PosixFilesystem(), attach.absolute(path), flag, options, page_size)
+    fs, name = PosixFilesystem(), attach.absolute(path)
+    kind = None if network else fs.network(os.path.dirname(name))
+    if kind is not None:
+        raise Error(
+            f"{name} lies on {kind}, a network file system, where mappings and locks of machines may not agree; "
+            "use a local disk, or pass network=True if only one machine ever opens it"
+        )
+    return open_on(fs, name, flag, options, page_size)
 
 
 def open_on(fs: Filesystem, path: str, flag: str, options: Options, page_size: int = 4096) -> Database:
@@ -302,6 +311,7 @@ class Database(Keyspace):
         for transaction in list(self.transactions):
             transaction.close_inherited()
         self.transactions = weakref.WeakSet()
+        self.writer.disown()
         session = self._session = forking.inherited_session(self.session, backend, pins)
         self._columns = None
         self.reader.bind(session)

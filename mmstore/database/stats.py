@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mmstore import format as fmt
 from mmstore.kernels import compiled
 from mmstore.keyspace.descriptor import IndexDescriptor
-from mmstore.pages.freelist import load_entries
+from mmstore.pages.freefile import load_entries
 from mmstore.pages.pins import readers
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ before they are used.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -20,7 +19,6 @@ from mmstore.keyspace.values import Large, value_at
 __all__ = ["Fault", "Use", "walk"]
 
 _U64 = 1 << 64
-_ENTRY = struct.Struct(fmt.BUCKET_ENTRY)
 _PIECE = 1 << 20
 _NAMES = {fmt.KIND_DIRECTORY: "directory", fmt.KIND_NODE: "node", fmt.KIND_BUCKET: "bucket"}
 
@@ -80,10 +78,6 @@ class _Walk:
         else:
             yield content
 
-    def table(self, content: bytes, count: int) -> tuple[int, ...]:
-        """The first ``count`` references behind a page's header."""
-        return struct.unpack_from(fmt.REFERENCES.format(count), content, fmt.PAGE_HEADER)
-
     # --- the tree -----------------------------------------------------------------------------------
 
     def directory(self, ref: int, level: int, depth: int) -> Iterator[Use | Fault | tuple[int, ...]]:
@@ -102,7 +96,7 @@ class _Walk:
             if found[fmt.DIRECTORY.offset["level"]] != level:
                 yield Fault(f"directory page {ref} should be of level {level}", ref)
                 return
-            refs = self.table(found, count)
+            refs = fmt.references(found, count)
             if not level:
                 yield refs
                 return
@@ -142,7 +136,7 @@ class _Walk:
                             f"the directory says {depth}, {prefix:#x}", ref)  # fmt: skip
                 continue
             n = fmt.node_slots(self.size)
-            slots = self.table(found, n)
+            slots = fmt.references(found, n)
             start = 0
             while start < n:
                 stop = start + 1
@@ -176,8 +170,8 @@ class _Walk:
             return
         taken = bytearray(last + 1)
         before = -1
-        for i in range(count):
-            tag, unit = divmod(_ENTRY.unpack_from(content, fmt.PAGE_HEADER + i * fmt.ENTRY_SIZE)[0], 1 << 16)
+        for i, entry in enumerate(fmt.references(content, count)):
+            tag, unit = divmod(entry, 1 << 16)
             if tag < before:
                 yield Fault(f"entry {i} of bucket {ref} is out of order", ref)
             before = tag

@@ -6,61 +6,29 @@ been published since ``freed``; that grace is what lets readers without a pin be
 extents need no grace: they are read under a pin only.  Needed roots: the newest, the durable one, a
 checkpoint's in the making, and those in any live pin interval.
 
-In the file the list is part of the root: a consolidated list of entries, and behind it, in the same run of
-pages, an area into which each transaction appends one *delta* (the runs it took, the runs it gave), behind
-the committed length and so without copying a page.  A full area, or another writer's consolidation, means a
-list written or read anew::
-
-    | entries, sorted        | delta txn 7 | delta txn 8 | ...free... |
-    ^ free.page               ^ free.delta_page            ^ delta_bytes
-
-Within a delta the given runs come first in time: a transaction may give a new zone and take from it.
-Called under the writer lock only.
+How the file keeps it is told in ``freefile``.  Called under the writer lock only.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, Protocol
-
-import xxhash
+from collections.abc import Callable
 
 from mmstore import format as fmt
-from mmstore.errors import CorruptError, DiskFullError
+from mmstore.errors import DiskFullError
+from mmstore.pages import freefile
+from mmstore.pages.freefile import Held, Store
 from mmstore.pages.pins import Interval
 from mmstore.pages.root import FreeState, Root
 from mmstore.pages.runset import RunSet
 
-__all__ = ["FreeList", "Held", "load_entries"]
+__all__ = ["FreeList"]
 
-_ENTRY = fmt.FREE_ENTRY.struct
-_DELTA = fmt.DELTA.struct
 RESERVE = 32  # index pages that only a deleting transaction may use, so that a full disk can be emptied
 _GRACE = (fmt.GRACE, 0)  # by kind
 _LOW_WATER = 192  # index pages below which held runs are looked through when a transaction starts ...
 _BATCH = 16  # ... if so many transactions' runs are ready: looking for pins costs as much as a commit
 _DELTA_MIN = 64 << 10  # bytes of delta area that a consolidation provides at least
-
-
-class Held(NamedTuple):
-    """A free run and the roots [born, freed) that refer to it."""
-
-    start: int
-    length: int
-    born: int
-    freed: int
-    kind: int
-
-
-class Store(Protocol):
-    """What the free list needs of the file."""
-
-    page_size: int
-
-    def pread(self, n: int, offset: int) -> bytes: ...
-    def place(self, runs: list[tuple[int, bytes]]) -> None: ...
-    def grow(self, to: int) -> None: ...
 
 
 Needed = Callable[[], tuple[list[Interval], list[Interval]]]
@@ -121,11 +89,11 @@ class FreeList:
             and state.consolidation == free.consolidation
             and state.delta_bytes < free.delta_bytes
         ):
-            for given, taken in _read_deltas(self._store, free, state.delta_bytes, state.delta_chain):
+            for given, taken in freefile.read_deltas(self._store, free, state.delta_bytes, state.delta_chain):
                 self._apply(given, taken)
         else:
             self._clear()
-            for entry in load_entries(self._store, root):
+            for entry in freefile.load_entries(self._store, root):
                 self._hold(entry)
         self.state, self.pages = free, root.pages
 
@@ -144,8 +112,8 @@ class FreeList:
             if sum(free.remove(start, length) for free in self.free_runs) < length:
                 rest.add(start, length)
         if rest.pages:
-            self.held = (deque(_subtract(self.held[0], rest)), deque(_subtract(self.held[1], rest)))
-            self.blocked = list(_subtract(self.blocked, rest))
+            self.held = (deque(freefile.subtract(self.held[0], rest)), deque(freefile.subtract(self.held[1], rest)))
+            self.blocked = list(freefile.subtract(self.blocked, rest))
             self.blocked_pages = sum(run.length for run in self.blocked)
 
     # --- a transaction ------------------------------------------------------------------------------
@@ -170,11 +138,10 @@ class FreeList:
     def alloc(self, n: int, kind: int) -> int:
         """Take ``n`` adjacent pages and return the first; the file grows if need be.
 
-        Bulk runs of 64 KiB and more start at multiples of 64 KiB.  Raises DiskFullError.
+        Bulk runs of 64 KiB and more start at multiples of 64 KiB, those of 2 MiB where a zone starts.
+        Raises DiskFullError.
         """
-        align = max(1, fmt.BLOCK_SIZE // self._store.page_size)
-        if kind == fmt.FREE_INDEX or n < align:
-            align = 1
+        align = self._alignment(n) if kind == fmt.FREE_BULK else 1
         start = self._recycled[kind].take(n, align)
         if start is None:
             start = self._take(n, kind, align)
@@ -182,6 +149,13 @@ class FreeList:
         if self._marks:
             self._log.append((start, n, kind))
         return start
+
+    def _alignment(self, n: int) -> int:
+        for size in (fmt.ZONE_SIZE, fmt.BLOCK_SIZE):
+            pages = size // self._store.page_size
+            if n >= pages > 1:
+                return pages
+        return 1
 
     def alloc_pages(self, n: int, kind: int) -> list[tuple[int, int]]:
         """Take ``n`` pages wherever they lie; returns (first, pages) of each run.  Raises DiskFullError."""
@@ -213,7 +187,7 @@ class FreeList:
             self.reclaim()
             start = runs.take(n, align) if runs.pages >= floor else None
         if start is None:
-            self._grow(n + align - 1, kind)
+            self._grow(n, kind)  # zones start at multiples of every alignment
             start = runs.take(n, align)
         assert start is not None
         return start
@@ -331,9 +305,9 @@ class FreeList:
         state = self.state
         assert state is not None
         taken = [run for runs in self._taken for run in runs]
-        size = _DELTA.size + (len(given) + len(self._grown) + len(taken)) * _ENTRY.size
+        size = freefile.delta_size(len(given) + len(self._grown), len(taken))
         if state.consolidation and state.delta_bytes + size <= state.delta_pages * self._store.page_size:
-            state = self._append(state, [*given, *self._grown], taken)
+            state = freefile.append_delta(self._store, state, [*given, *self._grown], taken, self._txn)
         else:
             if state.consolidation:
                 pages = state.pages + state.delta_pages
@@ -346,115 +320,16 @@ class FreeList:
         self.state = state
         return state
 
-    def _append(self, state: FreeState, given: list[Held], taken: list[tuple[int, int]]) -> FreeState:
-        body = bytearray(_DELTA.pack(0, self._txn, len(taken), len(given)))
-        for start, length in taken:
-            body += _ENTRY.pack(start, length, 0, 0, 0, 0)
-        for run in given:
-            body += _ENTRY.pack(*run, 0)
-        chain = xxhash.xxh3_64_intdigest(memoryview(body)[8:], state.delta_chain)
-        body[:8] = chain.to_bytes(8, "little")
-        self._store.place([(state.delta_page * self._store.page_size + state.delta_bytes, bytes(body))])
-        return state._replace(delta_bytes=state.delta_bytes + len(body), delta_chain=chain)
-
     def _consolidate(self, given: list[Held]) -> FreeState:
         page_size = self._store.page_size
         count = sum(map(len, self.free_runs)) + sum(map(len, self.held)) + len(self.blocked) + len(given)
-        pages = -(-(count + 8) * _ENTRY.size // page_size)
+        pages = freefile.list_pages(count + 8, page_size)  # taking the run itself may split a few
         deltas = max(pages, _DELTA_MIN // page_size)
         page = self.alloc(pages + deltas, fmt.FREE_INDEX)
-        body = bytearray()
-        for kind in (fmt.FREE_INDEX, fmt.FREE_BULK):
-            for start, length in self.free_runs[kind]:
-                body += _ENTRY.pack(start, length, 0, 0, kind, 0)
-        for run in sorted([*self.blocked, *self.held[0], *self.held[1], *given], key=lambda run: run.freed):
-            body += _ENTRY.pack(*run, 0)
-        assert len(body) <= pages * page_size
-        self._store.place([(page * page_size, bytes(body))])
-        checksum = xxhash.xxh3_64_intdigest(body)
-        return FreeState(page, pages, len(body), checksum, page + pages, deltas, 0, checksum, self._txn)
-
-
-# --- reading it from the file ----------------------------------------------------------------------------
-
-
-def load_entries(store: Store, root: Root) -> list[Held]:
-    """The free list of ``root`` as the file has it, held runs in the order they were freed.
-
-    Raises CorruptError where checksums, bounds or the accounting do not hold (I6).
-    """
-    free = root.free
-    if not free.consolidation:
-        fixed = fmt.FIXED_SIZE // store.page_size
-        return [Held(fixed, root.pages - fixed, 0, 0, fmt.FREE_INDEX)] if root.pages > fixed else []
-    _check(free.page and free.page + free.pages + free.delta_pages <= root.pages, free.page, "lies outside the file")
-    _check(free.bytes <= free.pages * store.page_size and not free.bytes % _ENTRY.size, free.page, "has no such size")
-    body = store.pread(free.bytes, free.page * store.page_size)
-    _check(len(body) == free.bytes, free.page, "is cut short")
-    _check(xxhash.xxh3_64_intdigest(body) == free.checksum, free.page, "contradicts its checksum")
-    deltas = list(_read_deltas(store, free, 0, free.checksum))
-    # Backwards in time each taken page meets the one run that gave it.
-    later = RunSet()
-    found: list[Held] = []
-    base = [Held(*values[:5]) for values in _ENTRY.iter_unpack(body)]
-    for given, taken in [*reversed(deltas), (base, RunSet())]:
-        for start, length in taken:
-            _check(not later.overlap(start, length), free.delta_page, f"takes pages {start}+{length} twice")
-            later.add(start, length)
-        for run in reversed(given):
-            found += list(_subtract([run], later))
-            later.remove(run.start, run.length)
-    _check(not later.pages, free.delta_page, "takes pages that were not free")
-    own = Held(free.page, free.pages + free.delta_pages, 0, 0, fmt.FREE_INDEX)
-    _check_disjoint([*found, own], fmt.FIXED_SIZE // store.page_size, root.pages, free.page)
-    found.reverse()
-    return found
-
-
-def _read_deltas(store: Store, free: FreeState, start: int, chain: int) -> Iterator[tuple[list[Held], RunSet]]:
-    """(given, taken) of each delta committed from byte ``start`` of the delta area on."""
-    page = free.delta_page
-    _check(start <= free.delta_bytes <= free.delta_pages * store.page_size, page, "has no such size")
-    data = store.pread(free.delta_bytes - start, page * store.page_size + start)
-    _check(len(data) == free.delta_bytes - start, page, "is cut short")
-    at = 0
-    while at < len(data):
-        _check(at + _DELTA.size <= len(data), page, "ends inside a delta")
-        checksum, _, n_taken, n_given = _DELTA.unpack_from(data, at)
-        stop = at + _DELTA.size + (n_taken + n_given) * _ENTRY.size
-        _check(stop <= len(data), page, "ends inside a delta")
-        _check(xxhash.xxh3_64_intdigest(data[at + 8 : stop], chain) == checksum, page, "contradicts its checksum")
-        entries = [Held(*values[:5]) for values in _ENTRY.iter_unpack(data[at + _DELTA.size : stop])]
-        _check(all(entry.length for entry in entries), page, "names runs of no pages")
-        taken = RunSet()
-        for entry in entries[:n_taken]:
-            _check(not taken.overlap(entry.start, entry.length), page, "takes pages twice")
-            taken.add(entry.start, entry.length)
-        yield entries[n_taken:], taken
-        at, chain = stop, checksum
-    _check(chain == free.delta_chain, page, "contradicts its checksum")
-
-
-def _check_disjoint(entries: list[Held], first: int, pages: int, page: int) -> None:
-    at = first
-    for run in sorted(entries):
-        good = run.length and run.start >= at and run.start + run.length <= pages and run.kind <= fmt.FREE_BULK
-        _check(good, page, f"names pages {run.start}+{run.length} of {pages}, or names them twice")
-        at = run.start + run.length
-
-
-def _check(condition: object, page: int, message: str) -> None:
-    if not condition:
-        raise CorruptError(f"the free list at page {page} {message}; run check(), restore a backup", page=page)
-
-
-def _subtract(runs: Iterable[Held], taken: RunSet) -> Iterator[Held]:
-    """``runs`` without the pages in ``taken``."""
-    for run in runs:
-        at = run.start
-        for start, length in taken.overlap(run.start, run.length):
-            if start > at:
-                yield run._replace(start=at, length=start - at)
-            at = start + length
-        if at < run.start + run.length:
-            yield run._replace(start=at, length=run.start + run.length - at)
+        runs = [
+            Held(start, length, 0, 0, kind)
+            for kind in (fmt.FREE_INDEX, fmt.FREE_BULK)
+            for start, length in self.free_runs[kind]
+        ]
+        runs += sorted([*self.blocked, *self.held[0], *self.held[1], *given], key=lambda run: run.freed)
+        return freefile.write_list(self._store, runs, page, pages, deltas, self._txn)

@@ -23,6 +23,7 @@ from mmstore.errors import CorruptError, FormatError
 
 __all__ = ["FreeState", "Header", "Identity", "Root", "newest_header", "read_headers"]
 
+
 class FreeState(NamedTuple):
     """Where the free list lies: a consolidated list and a delta area, one run of pages together."""
 

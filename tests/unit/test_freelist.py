@@ -19,7 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from mmstore import format as fmt
 from mmstore.errors import CorruptError, DiskFullError
 from mmstore.pages import freelist as freelist_module
-from mmstore.pages.freelist import FreeList, Held, load_entries
+from mmstore.pages.freefile import Held, load_entries
+from mmstore.pages.freelist import FreeList
 from mmstore.pages.root import Root
 
 Interval = tuple[int, int]
