@@ -109,10 +109,8 @@ def due(session: Session, root: Root) -> bool:
     """Whether, with ``root`` the newest, the log is half full or the pages held for the durable root are many."""
     if root.log_position - session.live.get("log_start") > session.options.log_ring // 2:
         return True
-    return (
-        session.freelist.blocked_pages > max(_HELD_LEAST, root.pages // _HELD_SHARE)
-        and session.live.get("durable") < root.txn
-    )
+    held = session.freelist.blocked_pages > max(_HELD_LEAST, root.pages // _HELD_SHARE)
+    return held and session.live.get("durable") < session.freelist.reclaimed_at  # else they may be free by now
 
 
 def start_if_due(session: Session, root: Root) -> None:

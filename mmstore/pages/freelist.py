@@ -58,6 +58,8 @@ class FreeList:
         self.held: tuple[deque[Held], deque[Held]] = (deque(), deque())
         self.blocked: list[Held] = []
         self.blocked_pages = 0
+        self.reclaimed_at = 0
+        """The published txn id when it was last seen which held runs are needed."""
         self._blocked_by: tuple[list[Interval], list[Interval]] | None = None
         self._grown: list[Held] = []  # zones that no published root accounts for yet
         self._txn = 0
@@ -254,11 +256,14 @@ class FreeList:
                 passed.append(held.popleft())
         if not passed and not self.blocked:
             return
+        self.reclaimed_at = published
         needed = self._needed()
         if self.blocked and needed != self._blocked_by:
             passed += self.blocked
             self.blocked = []
             self.blocked_pages = 0
+        self.reclaimed_at = 0
+        """The published txn id when it was last seen which held runs are needed."""
         self._blocked_by = needed
         for run in passed:
             if any(low < run.freed and high >= run.born for low, high in needed[run.kind]):
