@@ -222,6 +222,7 @@ def map_live(backend: Backend) -> memoryview:
     start = libc.map_memory(None, LIVE_SIZE, protection, libc.MAP_SHARED, backend.fileno(), LIVE_AT)
     reservation = _Reservation.from_address(start)
     reservation.start, reservation.mapped, reservation.charge = start, LIVE_SIZE, 0
+    libc.advise(start, LIVE_SIZE, libc.ADVICE_RANDOM)  # else its first fault reads megabytes around it
     view = reservation.view(LIVE_SIZE)
     return view if backend.writable else view.toreadonly()
 
