@@ -189,6 +189,18 @@ class Database(Keyspace):
         attach.require_writable(session)
         return Transaction(self, session.options.timeout if timeout is None else timeout)
 
+    def put_one(self, key: bytes, value: bytes) -> None:
+        """A transaction that sets one key of the store's own keyspace, without an object for it."""
+        session = self.session
+        attach.require_writable(session)
+        write = commit.begin(session, self.writer, session.options.timeout)
+        try:
+            write.put(b"", key, value)
+        except BaseException:
+            commit.rollback(self.writer, write)
+            raise
+        commit.commit(session, self.writer, write)
+
     def snapshot(self) -> Snapshot:
         """Pin the newest committed state."""
         self.session  # noqa: B018 - raises if closed

@@ -200,6 +200,9 @@ class Keyspace(ReadKeyspace, MutableMapping[bytes, bytes]):
     def put(self, key: Any, value: Any) -> None:
         """Set ``key`` to ``value`` in one transaction."""
         key, value = check_key(key), check_value(value)
+        if not self._name:
+            self._database.put_one(key, value)
+            return
         with self._database.transaction() as txn:
             txn.mapping(self._name).put(key, value)
 

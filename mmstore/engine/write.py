@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from mmstore import format as fmt
@@ -62,8 +63,12 @@ class WriteState:
         self._entries: dict[bytes, Entry] = {}
         self._dirty: set[bytes] = set()
         self._marks: list[_Mark] = []
-        freelist, store = session.freelist, session.store
-        self.space = sequence.Space(session.page_size, store.read, txn, freelist.alloc, freelist.free, store.place)
+
+    @cached_property
+    def space(self) -> sequence.Space:
+        """Where columns take and place pages."""
+        freelist, store = self.session.freelist, self.session.store
+        return sequence.Space(self.session.page_size, store.read, self.txn, freelist.alloc, freelist.free, store.place)
 
     def _open(self, desc: IndexDescriptor) -> Index:
         """An index object for ``desc``, one of an earlier transaction's if there is any: they are costly to make."""

@@ -216,7 +216,7 @@ class FreeList:
         if born == self._txn and not self._marks:
             self._recycled[kind].add(start, n)
         else:
-            self._given.append(Held(start, n, born, 0, kind))
+            self._given.append(Held(start, n, born, self._txn, kind))
 
     def mark(self) -> tuple[int, int]:
         """A savepoint, for ``rollback`` or ``release``; they nest."""
@@ -300,7 +300,7 @@ class FreeList:
             if run.born == self._txn:  # kept for a savepoint, and in no root
                 self._recycled[run.kind].add(run.start, run.length)
             else:
-                given.append(run._replace(freed=self._txn))
+                given.append(run)
         if any(runs.pages for runs in self._recycled):
             for kind in (fmt.FREE_INDEX, fmt.FREE_BULK):
                 for start, length in self._recycled[kind]:
