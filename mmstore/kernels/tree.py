@@ -142,7 +142,7 @@ class Tree:
         """
         n = len(keys)
         if self.height < 2 or not raw.COMPILED:
-            return [self.get(key) for key in keys]
+            return [self.get(item) for item in keys]
         found: list[Any] = []
         data: list[bytes] = []
         hashes_view = array("Q", bytes(8 * GROUP))
