@@ -101,8 +101,14 @@ class RunSet:
     def take_some(self, most: int) -> tuple[int, int]:
         """Take up to ``most`` pages, those with the lowest numbers that are adjacent; the set is not empty."""
         start = self._starts[0]
-        length = min(most, self._lengths[start])
-        self.remove(start, length)
+        length = self._lengths.pop(start)
+        if length > most:
+            self._starts[0] = start + most
+            self._lengths[start + most] = length - most
+            length = most
+        else:
+            del self._starts[0]
+        self.pages -= length
         return start, length
 
     def take(self, length: int, align: int = 1) -> int | None:
