@@ -10,7 +10,7 @@ cdef uint64_t FREE, LIVE, SUPERSEDED, PIECE, NEIGHBOUR, MASK32
 
 
 cdef class Space:
-    cdef readonly uint64_t page_size, seed, mask, first, mem_pages
+    cdef readonly uint64_t page_size, seed, mask, entries, slots, first, mem_pages
     cdef public uint64_t limit
     cdef readonly uint64_t base, used, capacity, spare_count, superseded, dirty
     cdef public uint64_t gen, min_gen, txn, copied, full, epoch
@@ -34,7 +34,7 @@ cdef class Space:
     @cython.locals(serial=uint64_t, page="const unsigned char *")
     cdef const unsigned char *page(self, uint64_t ref, uint64_t kind) except NULL
 
-    @cython.locals(found=uint64_t)
+    @cython.locals(found=uint64_t, kind=uint64_t, n=uint64_t, at=uint64_t, all_bits=uint64_t, i=uint64_t)
     cdef int verify(self, uint64_t ref, const unsigned char *page) except -1
 
     cdef const unsigned char *known(self, uint64_t ref) noexcept
@@ -78,10 +78,10 @@ cdef class Space:
     @cython.locals(i=uint64_t, n=uint64_t)
     cpdef assign(self, numbers)
 
-    @cython.locals(entries=uint64_t, slots=uint64_t, i=uint64_t, page="unsigned char *", kind=uint64_t)
+    @cython.locals(i=uint64_t, page="unsigned char *", kind=uint64_t)
     cpdef seal(self)
 
-    @cython.locals(k=uint64_t, ref=uint64_t)
+    @cython.locals(k=uint64_t, ref=uint64_t, serial=uint64_t)
     cdef int _patch(self, unsigned char *page, uint64_t at, uint64_t count) except -1
 
     @cython.locals(words="uint64_t *", page=uint64_t, n=uint64_t, i=uint64_t, size=uint64_t, most=uint64_t, start=uint64_t, stop=uint64_t, k=uint64_t, adjacent=bint, found=list, to="unsigned char *")

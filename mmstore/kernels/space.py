@@ -43,6 +43,8 @@ class Space:
         self.page_size = page_size
         self.seed = seed
         self.mask = mask
+        self.entries = fmt.directory_entries(page_size)
+        self.slots = fmt.node_slots(page_size)
         self.first = fmt.FIXED_SIZE // page_size
         self.limit = 0
         self.mem_pages = 0
@@ -106,11 +108,26 @@ class Space:
             raw.prefetch(self.mem, ref * self.page_size + 128)
 
     def verify(self, ref: int, page: Any) -> int:
-        """Compare the page with its checksum and note that in the bitmap; CorruptError if it differs."""
+        """Compare the page with its checksum and note in the bitmap that it is right; else CorruptError.
+
+        A placed page must not refer to private pages, either: a writer would take them for its own.
+        """
         found = hashing.hash64(page, 8, self.page_size - 8, ref)
         if raw.load64(page, 0) != found:
             raise CorruptError(
                 f"page {ref} contradicts its checksum ({found:#018x} was computed); run check(), restore a backup",
+                page=ref,
+                offset=ref * self.page_size,
+            )
+        kind = raw.load8(page, KIND)
+        n = 1 if kind == BUCKET_KIND else self.slots if kind == NODE_KIND else self.entries
+        at = NEXT if kind == BUCKET_KIND else HEAD
+        all_bits = 0
+        for i in range(n):
+            all_bits |= raw.peek32(page, at + 4 * i)
+        if all_bits & PRIVATE:
+            raise CorruptError(
+                f"page {ref} refers to pages of a transaction; run check(), restore a backup",
                 page=ref,
                 offset=ref * self.page_size,
             )
@@ -289,8 +306,6 @@ class Space:
 
     def seal(self) -> None:
         """Make all pages final: page numbers for references, txn id, checksum."""
-        entries = fmt.directory_entries(self.page_size)
-        slots = fmt.node_slots(self.page_size)
         for i in range(self.used):
             if self.state[i] == FREE:
                 continue
@@ -299,7 +314,7 @@ class Space:
             if kind == BUCKET_KIND:
                 self._patch(page, NEXT, 1)
             else:
-                self._patch(page, HEAD, slots if kind == NODE_KIND else entries)
+                self._patch(page, HEAD, self.slots if kind == NODE_KIND else self.entries)
             raw.store64(page, TXN, self.txn)
             raw.store64(page, 0, hashing.hash64(page, 8, self.page_size - 8, self.number[i]))
 
@@ -307,7 +322,10 @@ class Space:
         for k in range(count):
             ref = raw.load32(page, at + 4 * k)
             if ref & PRIVATE:
-                raw.store32(page, at + 4 * k, self.number[(ref & 0x7FFF_FFFF) - self.base])
+                serial = ref & 0x7FFF_FFFF
+                if serial < self.base or serial >= self.base + self.used:
+                    raise self.corrupt(ref, NODE_KIND)
+                raw.store32(page, at + 4 * k, self.number[serial - self.base])
         return 0
 
     def runs(self) -> list[tuple[int, int, Any]]:
