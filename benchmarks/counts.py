@@ -183,7 +183,8 @@ def count_checkpoint(folder: Path, result: Result) -> None:
                 db[keys[0]] = rng.randbytes(VALUE)  # makes the log
                 db.checkpoint()
                 os.sync()
-                before, numbers = written(path), set()
+                before = written(path)
+                numbers: set[int] = set()
                 for key in rng.sample(keys, 1_000):
                     db[key] = rng.randbytes(VALUE)
                     numbers.update(page for first, n in db.session.workspace.placed for page in range(first, first + n))

@@ -26,7 +26,9 @@ def _installed() -> Path | None:
     return None
 
 
-if _installed() is not None and "mmstore" not in sys.modules:
+if _installed() is None:  # the checkout itself is tested: let child processes find it, too
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
+elif "mmstore" not in sys.modules:
     sys.path[:] = [entry for entry in sys.path if Path(entry or os.curdir).resolve() != CHECKOUT]
     os.environ["PYTHONSAFEPATH"] = "1"
 
