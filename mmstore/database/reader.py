@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from mmstore import format as fmt
 from mmstore.catalog.entry import KIND_NAMES, Entry
+from mmstore.disk.storefile import StoreFile
 from mmstore.engine.session import Session
 from mmstore.errors import ClosedError
 from mmstore.kernels.atomics import load_acquire
@@ -30,7 +31,16 @@ __all__ = ["PinNeeded", "Reader", "State"]
 T = TypeVar("T")
 _TXN = fmt.LIVE.offset["txn"]
 _TRIES = 4
+_READ_AHEAD = 1 << 17  # bytes of a value from which on it is read in large pieces
 _CLOSED = "this database is closed; open it again"
+
+
+def _load(store: StoreFile, record: bytes) -> bytes:
+    """The value of a large record."""
+    large = values.Large.unpack(record)
+    if large.value_size >= _READ_AHEAD:
+        store.will_need(large.page * store.page_size, large.pages * store.page_size)
+    return values.read(store.mem, store.page_size, record)
 
 
 def _refuse(*_: object) -> bytes:
@@ -44,7 +54,7 @@ class State:
 
     def __init__(self, session: Session, root: Root, pinned: bool) -> None:
         self._session = session
-        self._load = partial(values.read, session.store.mem, session.page_size) if pinned else _refuse
+        self._load = partial(_load, session.store) if pinned else _refuse
         self.root = root
         self.txn = root.txn
         self.main = self._open(IndexDescriptor.unpack(root.main))

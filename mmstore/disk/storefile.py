@@ -64,6 +64,7 @@ class StoreFile:
         self._lock = threading.Lock()
         size = self._whole_pages(backend.size() if size is None else size)
         self.mapping = FileMapping(self.mapped, size, private=private)
+        self.advise_random(0, size)
         self.verified = self._bitmap(self.mapping)
         self.mem = self.mapping.view
         self.size = size
@@ -138,6 +139,7 @@ class StoreFile:
             verified = self._bitmap(new)
             verified[: len(self.verified)] = self.verified
             self.mapping, self.verified = new, verified
+        self.advise_random(0, size)
         self.mem = self.mapping.view
         self.size = size
 
@@ -282,8 +284,16 @@ class StoreFile:
         """Bytes of [off, off + n) that are in memory."""
         return self.mapping.resident(off, self.size - off if n is None else n)
 
+    def will_need(self, off: int, n: int) -> None:
+        """[off, off + n) is about to be read from end to end: read it in large pieces."""
+        if 0 <= off and off + n <= self.size:
+            self.mapping.advise(off, n, libc.ADVICE_WILLNEED)
+
     def advise_random(self, off: int, n: int) -> None:
-        """[off, off + n) holds index pages: don't read ahead."""
+        """Pages of [off, off + n) are read one by one, as an index is: don't read ahead.
+
+        The whole mapping is; columns are read through mappings of their own, and ``will_need`` is for large values.
+        """
         self.mapping.advise(off, n, libc.ADVICE_RANDOM)
 
     # --- life ---
