@@ -65,8 +65,8 @@ def check(session: Session, state: State) -> Iterator[Problem]:
     yield from _check_index(session, state, account, "the catalog", IndexDescriptor.unpack(root.catalog))
     try:
         names = state.names()
-    except (CorruptError, UnicodeDecodeError) as error:
-        yield Problem("the catalog", str(error), getattr(error, "page", None))
+    except CorruptError as error:
+        yield Problem("the catalog", str(error), error.page)
         return
     for name, entry in names:
         yield from _check_entry(session, state, account, name, entry)

@@ -18,7 +18,7 @@ from mmstore import format as fmt
 from mmstore.catalog.entry import KIND_NAMES, Entry
 from mmstore.disk.storefile import StoreFile
 from mmstore.engine.session import Session
-from mmstore.errors import ClosedError
+from mmstore.errors import ClosedError, CorruptError
 from mmstore.kernels.atomics import load_acquire
 from mmstore.kernels.latest import Latest, PinNeeded
 from mmstore.kernels.tree import Tree
@@ -115,7 +115,12 @@ class State:
 
     def names(self) -> list[tuple[str, Entry]]:
         """All names with their entries, sorted."""
-        found = [(bytes(name).decode(), self._unpack(data)) for name, data in self.catalog.items()]
+        try:
+            found = [(bytes(name).decode(), self._unpack(data)) for name, data in self.catalog.items()]
+        except UnicodeDecodeError as error:
+            raise CorruptError(
+                f"the catalog has a name that is not UTF-8 ({error.object!r}); run check(), restore a backup"
+            ) from None
         return sorted(found, key=lambda item: item[0])
 
 

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mmstore import format as fmt
+from mmstore.columns.reader import VERIFY_LIMIT
 from mmstore.database.keys import check_key, name_bytes
 from mmstore.database.mapping import SnapshotKeyspace
 from mmstore.database.reader import State
@@ -72,15 +73,20 @@ class Snapshot(SnapshotKeyspace):
         return Table(self._database, name_bytes(name), self)
 
     def view_in(self, name: bytes, key: Any) -> memoryview:
-        """A view of the value of ``key`` in keyspace ``name``."""
+        """A view of the value of ``key`` in keyspace ``name``; up to VERIFY_LIMIT bytes are checked first."""
         tree = self.state.tree(name)
         found = None if tree is None else tree.locate(check_key(key))
         if found is None:
             raise KeyError(key)
         offset, size, is_run = found
-        view = self._database.session.store.mapping.buffer(offset, size)
+        store = self._database.session.store
+        view = store.mapping.buffer(offset, size)
         if not is_run or not size:
             return memoryview(bytes(view))
+        page = offset // store.page_size
+        if size <= VERIFY_LIMIT and not store.verified[page >> 3] >> (page & 7) & 1:
+            tree.get(key)  # compares the run with its checksum; once, as for an index page
+            store.verified[page >> 3] |= 1 << (page & 7)
         return self._database.tracked(view, self._txn)
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmstore import format as fmt
+from mmstore.errors import CorruptError
 
 __all__ = ["EMPTY", "IndexDescriptor"]
 
@@ -39,8 +40,13 @@ class IndexDescriptor:
 
     @classmethod
     def unpack(cls, data: Any) -> IndexDescriptor:
-        """The descriptor in ``data``; its fields are checked where they are used."""
-        return cls(*fmt.INDEX.struct.unpack(data))
+        """The descriptor in ``data``; page numbers and shape are checked where they are used."""
+        found = cls(*fmt.INDEX.struct.unpack(data))
+        if (found.count | found.size) >> 62:
+            raise CorruptError(
+                f"an index can't have {found.count} records of {found.size} bytes; run check(), restore a backup"
+            )
+        return found
 
 
 EMPTY = IndexDescriptor()

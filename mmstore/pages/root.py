@@ -157,4 +157,9 @@ def newest_header(headers: list[Header | None], name: str) -> tuple[int, Header]
             f"{name}: expected at least one whole header, found none; restore a backup", offset=fmt.HEADER_AT[0]
         )
     _, _, at, header = max(whole, key=lambda item: item[:3])
+    root = header.root
+    if max(root.txn, root.log_position, root.next_id, root.free.bytes, root.free.delta_bytes) >> 62:
+        raise CorruptError(
+            f"{name}: the header's root has numbers that no store reaches; restore a backup", offset=fmt.HEADER_AT[at]
+        )
     return at, header

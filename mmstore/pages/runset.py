@@ -5,7 +5,17 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections.abc import Iterator
 
+from mmstore.errors import CorruptError
+
 __all__ = ["RunSet"]
+
+
+def _freed_twice(start: int, length: int) -> CorruptError:
+    return CorruptError(
+        f"pages {start}+{length} are freed though some are free already: the file has them in two places; "
+        "run check(), restore a backup",
+        page=start,
+    )
 
 
 class RunSet:
@@ -33,19 +43,21 @@ class RunSet:
         return twin
 
     def add(self, start: int, length: int) -> None:
-        """Add pages; AssertionError if one of them is in the set already (a page freed twice)."""
+        """Add pages; CorruptError if one of them is in the set already: the file has it in two places."""
         starts, lengths = self._starts, self._lengths
         at = bisect_right(starts, start)
-        self.pages += length
         if at:
             before = starts[at - 1]
-            assert before + lengths[before] <= start, f"pages {start}+{length} are free already"
+            if before + lengths[before] > start:
+                raise _freed_twice(start, length)
         if at < len(starts):
             after = starts[at]
-            assert start + length <= after, f"pages {start}+{length} are free already"
-            if start + length == after:
-                length += lengths.pop(after)
-                del starts[at]
+            if start + length > after:
+                raise _freed_twice(start, length)
+        self.pages += length
+        if at < len(starts) and start + length == after:
+            length += lengths.pop(after)
+            del starts[at]
         if at and before + lengths[before] == start:
             lengths[before] += length
             length = lengths[before]
