@@ -16,6 +16,7 @@ from mmstore.errors import CorruptError
 from mmstore.keyspace import verify
 from mmstore.keyspace.descriptor import IndexDescriptor
 from mmstore.pages.freefile import load_entries
+from mmstore.pages.root import read_headers
 
 __all__ = ["Problem", "check"]
 
@@ -58,6 +59,7 @@ def check(session: Session, state: State) -> Iterator[Problem]:
     if root.pages * session.page_size > session.store.backend.size():
         yield Problem("file", f"has {session.store.backend.size()} bytes, its root {root.pages} pages")
         return
+    yield from _check_headers(session)
     account = _Account(root.pages)
     yield from account.claim("the fixed area", 0, fmt.FIXED_SIZE // session.page_size)
     yield from _check_free(session, state, account)
@@ -73,6 +75,16 @@ def check(session: Session, state: State) -> Iterator[Problem]:
     lost = np.flatnonzero(account.owner == 0)
     if len(lost):
         yield Problem("file", f"{len(lost)} pages are neither reachable nor held nor free", int(lost[0]))
+
+
+def _check_headers(session: Session) -> Iterator[Problem]:
+    if session.options.in_memory:
+        return
+    uuid = session.identity.uuid
+    for at, header in enumerate(read_headers(session.pread, uuid)):
+        # A checkpoint may write it this moment: look again before saying so.
+        if header is None and read_headers(session.pread, uuid)[at] is None:
+            yield Problem(f"header {'AB'[at]}", "is not whole; the other one is used, and the next checkpoint mends it")
 
 
 def _check_free(session: Session, state: State, account: _Account) -> Iterator[Problem]:

@@ -146,7 +146,8 @@ def start_session(session: Session) -> None:
     if session.options.in_memory and live.txn:
         live.set("committing", live.txn)  # the memory outlived who wrote it; what it published stands
         return
-    at, header = newest_header(read_headers(session.pread, session.identity.uuid), session.path)
+    headers = read_headers(session.pread, session.identity.uuid)
+    at, header = newest_header(headers, session.path)
     root = header.root
     size = session.store.backend.size()
     if root.pages * session.page_size > size:
@@ -156,6 +157,8 @@ def start_session(session: Session) -> None:
             offset=size,
         )
     session.live.rebuild(session.new_nonce(), root, at, header.log_id, size)
+    if not header.log_id and None in headers:
+        checkpoint.place_header(session, 1 - at, header)  # a recovery writes both anyway
     if header.log_id:
         root = recovery.recover(session, at, header)
         session.live.rebuild(session.new_nonce(), root, 1 - at, 0, session.store.size)
@@ -209,8 +212,7 @@ def close_cleanly(session: Session) -> None:
     root = session.published()
     if log is not None or cut:
         live.set("log_id", 0)
-        for at in (1 - live.get("durable_at"), live.get("durable_at")):
-            checkpoint.place_header(session, at, Header(session.identity.uuid, 0, root))
+        checkpoint.place_headers(session, 1 - live.get("durable_at"), Header(session.identity.uuid, 0, root))
     if log is not None:
         recovery.retire_log(session, log)
     if cut:  # no header knows the pages behind any more

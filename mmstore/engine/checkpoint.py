@@ -3,12 +3,15 @@
 1. take the root and its place in the log together; enter it as ``making``
 2. (pages carry their checksums already)
 3. write the data back in slices, then sync it; the other header is durable since it was written
-4. write the older header, sync it
+4. write the older header, sync it; then the other one in the same way
 5. raise ``durable``; clear ``making``: log space and old runs are free
 
 Step 1 works like a reader's pin (``making`` is infinite while the root is being chosen), so it needs no
 writer lock: a long transaction delays no checkpoint.  The lock byte CHECKPOINT is held throughout; whoever
 gets it and finds ``making`` set knows that the maker died, and asks the headers how far it came.
+
+Both headers have the durable root before anything older is given up: if one of them is damaged later, the
+other is as good.  With the root before last in it, a store would come back in a state whose pages are others' by now.
 """
 
 from __future__ import annotations
@@ -70,11 +73,16 @@ def _write_back(store: StoreFile, end: int) -> None:
 
 def write_header(session: Session, root: Root) -> None:
     """Steps 4 and 5."""
-    live = session.live
-    at = 1 - live.get("durable_at")
-    place_header(session, at, Header(session.identity.uuid, live.get("log_id"), root))
+    at = 1 - session.live.get("durable_at")
+    place_headers(session, at, Header(session.identity.uuid, session.live.get("log_id"), root))
     finish(session, root, at)
     session.counts["checkpoints"] += 1
+
+
+def place_headers(session: Session, first: int, header: Header) -> None:
+    """Write both headers, ``first`` the older one; at every moment one of them is whole."""
+    for at in (first, 1 - first):
+        place_header(session, at, header)
 
 
 def place_header(session: Session, at: int, header: Header) -> None:
@@ -99,6 +107,7 @@ def resolve_making(session: Session) -> None:
         return
     session.sync(session.store.sync_all)
     at, header = newest_header(read_headers(session.pread, session.identity.uuid), session.path)
+    place_header(session, 1 - at, header)
     finish(session, header.root, at)
 
 
@@ -155,7 +164,7 @@ def create_log(session: Session) -> Log:
         session.drop_log()
         session.log = log
         at = 1 - live.get("durable_at")
-        place_header(session, at, Header(session.identity.uuid, log_id, root))
+        place_headers(session, at, Header(session.identity.uuid, log_id, root))
         live.set("durable_at", at)
         live.set("log_start", root.log_position)
         live.set("log_id", log_id)

@@ -48,7 +48,7 @@ def recover(session: Session, at: int, header: Header) -> Root:
         root = write.build()._replace(log_position=position, log_chain=chain)
     session.live.set("log_id", 0)
     checkpoint.sync_data(session)
-    checkpoint.place_header(session, 1 - at, Header(session.identity.uuid, 0, root))
+    checkpoint.place_headers(session, 1 - at, Header(session.identity.uuid, 0, root))
     retire_log(session, log)
     return root
 
@@ -80,6 +80,7 @@ def settle(session: Session) -> None:
     with session.hold_checkpoint():
         at, header = newest_header(read_headers(session.pread, session.identity.uuid), session.path)
         if header.root.txn > live.txn:
+            checkpoint.place_header(session, 1 - at, header)
             session.follow(header.root)
             checkpoint.finish(session, header.root, at)
             publish(session, header.root)
