@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import errno
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import mmstore
 from mmstore.database.database import Database
+from mmstore.disk.posix import PosixFilesystem
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "data.mms"
+
+
+@pytest.fixture
+def unwritable(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Once called: whoever opens a file to write it is denied, as if its mode said so (root may write any file)."""
+    true = PosixFilesystem.open
+
+    def denied(self: PosixFilesystem, path: str, *, write: bool = True, **options: Any) -> Any:
+        if write:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return true(self, path, write=False, **options)
+
+    return lambda: monkeypatch.setattr(PosixFilesystem, "open", denied)
 
 
 @pytest.fixture

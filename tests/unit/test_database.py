@@ -6,7 +6,7 @@ import gc
 import os
 import threading
 import time
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -448,15 +448,51 @@ def test_a_reader_sees_what_a_writer_commits(path: Path) -> None:
         assert len(reader[b"large"]) == 5_000_000 and reader.view(b"large") == writer.view(b"large")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write any file")
-def test_a_file_that_may_not_be_written(path: Path) -> None:
+def test_a_file_that_may_not_be_written(path: Path, unwritable: Callable[[], None]) -> None:
+    value = b"v" * 100_000
     with mmstore.open(path) as db:
-        db[b"k"] = b"v"
-    path.chmod(0o444)
-    with mmstore.open(path, "r") as db:
-        assert db[b"k"] == b"v" and db.snapshot()[b"k"] == b"v"
-    with pytest.raises(PermissionError):
-        mmstore.open(path, "w")
+        db[b"k"] = value
+        db.create_table("t", {"x": "i8"}).append({"x": range(1000)})
+    before = path.read_bytes()
+    unwritable()
+    for flag in ("w", "c"):
+        with pytest.raises(PermissionError):
+            mmstore.open(path, flag)
+    with mmstore.open(path, "r") as db, mmstore.open(path, "r") as twin:
+        for handle in (db, twin):
+            with handle.snapshot() as snapshot:
+                assert snapshot[b"k"] == value
+            assert dict(handle) == {b"k": value} and handle.check() == [] and handle.stats()["count"] == 1
+            with pytest.raises(mmstore.ReadOnlyError):
+                handle[b"k"] = b"w"
+        view, column = db.view(b"k"), twin.table("t")["x"]
+    assert view == value and column.tolist() == list(range(1000))
+    del view, column
+    assert path.read_bytes() == before and os.listdir(path.parent) == ["data.mms"]
+
+
+def test_a_crashed_store_that_may_not_be_written_is_recovered_in_memory(
+    path: Path, tmp_path: Path, unwritable: Callable[[], None]
+) -> None:
+    twin = tmp_path / "twin.mms"
+    with mmstore.open(path) as db:
+        db.update({b"%d" % n: b"v" * n for n in range(500)})
+        db.checkpoint()
+        db[b"new"] = b"large" * 20_000
+        table = db.create_table("t", {"x": "i8"})
+        table.append({"x": range(1000)})
+        expected = dict(db)
+        for suffix in ("", "-wal"):
+            Path(f"{twin}{suffix}").write_bytes(Path(f"{path}{suffix}").read_bytes())
+    before = twin.read_bytes(), Path(f"{twin}-wal").read_bytes()
+    unwritable()
+    with mmstore.open(twin, "r") as one, mmstore.open(twin, "r") as two:
+        for handle in (one, two):
+            assert dict(handle) == expected and handle.check() == []
+            assert handle.table("t")["x"].tolist() == list(range(1000))
+        view = one.view(b"new")
+    assert view == expected[b"new"]
+    assert before == (twin.read_bytes(), Path(f"{twin}-wal").read_bytes())
 
 
 # --- closing -----------------------------------------------------------------------------------------
