@@ -171,6 +171,7 @@ def detach(session: Session) -> None:
     While views are alive the file stays attached for them (their pins and mappings), until the last dies.
     Whatever fails, the handle has left afterwards, if need be as a crash would leave it.
     """
+    session.closed = True
     session.pins.shut()
     try:
         if session.background is not None:

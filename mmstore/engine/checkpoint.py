@@ -22,7 +22,7 @@ from mmstore import format as fmt
 from mmstore.disk.log import Log
 from mmstore.disk.storefile import StoreFile
 from mmstore.engine.session import Session
-from mmstore.errors import LockTimeout, SyncError
+from mmstore.errors import Error, LockTimeout, SyncError
 from mmstore.kernels.atomics import fence
 from mmstore.pages.root import Header, Root, newest_header, read_headers
 
@@ -124,7 +124,7 @@ def due(session: Session, root: Root) -> bool:
 
 def start_if_due(session: Session, root: Root) -> None:
     """Start a checkpoint in the background (or make it now) when one is due and none is under way."""
-    if session.options.in_memory or session.checkpointing.locked() or not due(session, root):
+    if session.options.in_memory or session.closed or session.checkpointing.locked() or not due(session, root):
         return
     if not session.options.background:
         _unasked(session)
@@ -139,6 +139,10 @@ def _unasked(session: Session) -> None:
         checkpoint(session)
     except (SyncError, LockTimeout) as error:
         # A SyncError has poisoned the store, so every writer is told; at a LockTimeout another process is making one.
+        session.background_error = error
+    except (OSError, Error) as error:
+        if not session.closed:
+            raise
         session.background_error = error
 
 

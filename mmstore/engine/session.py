@@ -19,7 +19,7 @@ from mmstore.disk.backend import Backend, Filesystem
 from mmstore.disk.locks import FileLocks
 from mmstore.disk.log import Log, aside_path
 from mmstore.disk.storefile import StoreFile
-from mmstore.errors import CorruptError, DiskFullError, SyncError
+from mmstore.errors import ClosedError, CorruptError, DiskFullError, SyncError
 from mmstore.keyspace.index import Index
 from mmstore.pages.freelist import FreeList
 from mmstore.pages.live import LivePage
@@ -74,6 +74,8 @@ class Session:
         self.spare_indexes: list[Index] = []
         self.disk_full = False
         """The file could not grow since the last transaction began."""
+        self.closed = False
+        """Set before the handle leaves; another thread may still be inside."""
         self._prepared = False
         self._newest: Root | None = None
         self.checkpointing = threading.Lock()
@@ -195,6 +197,8 @@ class Session:
         try:
             how()
         except OSError as error:
+            if self.closed:  # by another thread just now: that says nothing about the disk
+                raise ClosedError(f"{self.path} was closed while it was being synced; open it again") from None
             self.live.set("poison", 1)
             raise SyncError(
                 error.errno or 0,

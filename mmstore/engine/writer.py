@@ -134,7 +134,9 @@ class Writer:
         """The handle is being closed: let nobody begin any more, and finish what is being committed."""
         with self._mutex:
             self._shut = True
-            if self._holds:
+            with self._state:  # whoever ended just now has let go of the file
+                holds = self._holds
+            if holds:
                 self._hand_over()
 
     # --- publishing ---------------------------------------------------------------------------------

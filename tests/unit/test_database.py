@@ -308,6 +308,27 @@ def test_a_new_store_replaces_the_name_only(path: Path) -> None:
     assert os.listdir(path.parent) == ["data.mms"]
 
 
+def test_handles_of_a_replaced_store_keep_their_log_apart(path: Path, tmp_path: Path) -> None:
+    with mmstore.open(path) as one, mmstore.open(path) as two:
+        one[b"k"] = b"old"  # makes a log, which `two` has not met yet
+        with mmstore.open(path, "n") as new:
+            new[b"k"] = b"new"
+            two[b"two"] = b"old"
+            assert dict(one) == dict(two) == {b"k": b"old", b"two": b"old"} and dict(new) == {b"k": b"new"}
+    with mmstore.open(path) as old:  # has no log when it is replaced
+        with mmstore.open(path, "n") as new:
+            new[b"k"] = b"newer"
+            old[b"k"] = b"older"
+            new[b"l"] = b"newer"
+            twin = tmp_path / "twin.mms"
+            for suffix in ("", "-wal"):
+                Path(f"{twin}{suffix}").write_bytes(Path(f"{path}{suffix}").read_bytes())
+            with mmstore.open(twin) as copy:
+                assert dict(copy) == {b"k": b"newer", b"l": b"newer"} and copy.check() == []
+        assert dict(old) == {b"k": b"older"} and old.check() == []
+    assert sorted(os.listdir(path.parent)) == ["data.mms", "twin.mms"]
+
+
 def test_a_new_store_after_a_crash_does_not_take_the_old_log(path: Path) -> None:
     with mmstore.open(path) as db:
         db[b"k"] = b"old"
@@ -610,6 +631,41 @@ def test_threads_that_read_while_it_is_closed_get_closed_error(path: Path) -> No
     for thread in threads:
         thread.join(20)
     assert failures == []
+
+
+@pytest.mark.parametrize("durability", ["full", "relaxed"])
+def test_close_lets_commits_end_that_other_threads_have_begun(path: Path, durability: str) -> None:
+    with mmstore.open(path, timeout=10) as twin:
+        for turn in range(10):
+            db = mmstore.open(path, durability=durability, timeout=10)
+            done: list[int] = []
+            failures: list[BaseException] = []
+
+            def write(
+                number: int, db: Database = db, turn: int = turn, done: Any = done, failures: Any = failures
+            ) -> None:
+                try:
+                    while True:
+                        db[b"%d.%d" % (turn, number)] = b"v" * 500
+                        done.append(number)
+                        number += 4
+                except mmstore.ClosedError:
+                    pass
+                except BaseException as error:
+                    failures.append(error)
+
+            threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+            for thread in threads:
+                thread.start()
+            time.sleep(0.01 + turn * 0.003)
+            db.close()
+            for thread in threads:
+                thread.join(20)
+            assert failures == [] and not twin.stats()["poisoned"]
+            assert all(b"%d.%d" % (turn, number) in twin for number in done)
+            twin[b"still"] = b"%d" % turn
+        assert twin.check() == []
+    assert os.listdir(path.parent) == ["data.mms"]
 
 
 # --- durability, upkeep ------------------------------------------------------------------------------
