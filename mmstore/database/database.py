@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 import warnings
 import weakref
@@ -284,16 +285,24 @@ class Database(Keyspace):
         return self._columns
 
     def close(self) -> None:
-        """Leave the store; open transactions are rolled back.  Views stay valid.  A second call does nothing."""
+        """Leave the store.  Views stay valid; a second call does nothing.
+
+        This thread's open transaction is rolled back.  Another thread's is waited for, up to the handle's timeout;
+        then LockTimeout is raised and the handle stays open.
+        """
         session = self._session
         if session is None:
             return
         for transaction in list(self.transactions):
-            transaction.rollback()
+            if transaction.thread == threading.get_ident():
+                transaction.rollback()
         commit.roll_forgotten_back(self.writer)
-        self._session = None
+        self.writer.shut(session.options.timeout)
+        session, self._session = self._session, None
+        if session is None:  # another thread was quicker
+            return
         try:
-            self.writer.shut()
+            self.writer.finish()
         finally:
             self.reader.close()
             if self._columns is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ class Transaction(TransactionKeyspace):
     def __init__(self, database: Database, timeout: float) -> None:
         super().__init__(self, b"")
         self._database = database
+        self.thread = threading.get_ident()
+        """Who began it: close() ends it for this thread only."""
         self._write: WriteState | None = commit.begin(database.session, database.writer, timeout)
         self._ended = ""
         self._savepoints = 0

@@ -130,10 +130,19 @@ class Writer:
         """In a forked child: the transaction that this thread may have open is the parent's."""
         self._token[0] = False
 
-    def shut(self) -> None:
-        """The handle is being closed: let nobody begin any more, and finish what is being committed."""
+    def shut(self, timeout: float) -> None:
+        """The handle is being closed: wait for the transaction under way, and let nobody begin another."""
+        if not self._mutex.acquire(timeout=max(0.0, min(timeout, threading.TIMEOUT_MAX))):
+            raise LockTimeout(
+                f"another thread has had a transaction open for {timeout} s; end it before closing, "
+                "or open with a longer timeout"
+            )
+        self._shut = True
+        self._mutex.release()
+
+    def finish(self) -> None:
+        """After ``shut``: see what is being committed to its end, and let go of the file."""
         with self._mutex:
-            self._shut = True
             with self._state:  # whoever ended just now has let go of the file
                 holds = self._holds
             if holds:

@@ -381,6 +381,30 @@ def test_close_rolls_an_open_transaction_back(path: Path) -> None:
         again[b"c"] = b"3"
 
 
+def test_close_waits_for_another_threads_transaction(path: Path) -> None:
+    db = mmstore.open(path, timeout=0.2)
+    begun, end = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with db.transaction() as txn:
+            txn[b"a"] = b"1"
+            begun.set()
+            end.wait(20)
+            txn[b"b"] = b"2"
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    begun.wait(20)
+    with pytest.raises(mmstore.LockTimeout, match="end it before closing"):
+        db.close()
+    assert b"a" not in db  # still open
+    end.set()
+    thread.join(20)
+    db.close()
+    with mmstore.open(path) as again:
+        assert dict(again) == {b"a": b"1", b"b": b"2"}
+
+
 def test_a_transaction_that_is_forgotten_holds_nobody_up(path: Path) -> None:
     with mmstore.open(path, timeout=2) as db, mmstore.open(path, timeout=2) as twin:
         txn = db.transaction()
