@@ -76,7 +76,7 @@ class Snapshot(SnapshotKeyspace):
         """A view of the value of ``key`` in keyspace ``name``; up to VERIFY_LIMIT bytes are checked first."""
         tree = self.state.tree(name)
         found = None if tree is None else tree.locate(check_key(key))
-        if found is None:
+        if tree is None or found is None:
             raise KeyError(key)
         offset, size, is_run = found
         store = self._database.session.store
