@@ -34,4 +34,4 @@ cdef void remove(unsigned char *page, uint64_t size, uint64_t i) noexcept nogil
 cdef void compact(unsigned char *page, uint64_t size, unsigned char *scratch) noexcept nogil
 
 @cython.locals(at=uint64_t, header=uint64_t)
-cdef uint64_t record_hash(const unsigned char *page, uint64_t unit, uint64_t seed, uint64_t mask) except? 1
+cdef uint64_t record_hash(const unsigned char *page, uint64_t unit, uint64_t seed, uint64_t mask) noexcept nogil

@@ -21,7 +21,7 @@ cdef class Loader(Writer):
     @cython.locals(n=uint64_t, i=uint64_t, data=bytes, n_key=uint64_t, m=uint64_t, h=uint64_t, before=uint64_t)
     cpdef uint64_t put_many(self, list keys, list values) except? 0xFFFFFFFFFFFFFFFF
 
-    @cython.locals(one=uint64_t, mask=uint64_t, k=uint64_t, i=uint64_t)
+    @cython.locals(one=uint64_t, mask=uint64_t, k=uint64_t, i=uint64_t, m=uint64_t, header=uint64_t, key=bytes, value=bytes)
     cdef int put_in_order(self, bint only_large) except -1
 
     @cython.locals(one=uint64_t, mask=uint64_t, total=uint64_t, n=uint64_t, size=uint64_t, k=uint64_t, i=uint64_t, j=uint64_t, depth=uint64_t, start=uint64_t)

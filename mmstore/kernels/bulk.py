@@ -87,8 +87,19 @@ class Loader(Writer):
         mask = (one << self.index_bits) - 1
         for k in range(self.n_in):
             i = self.order[k] & mask
-            if self.sizes[i] == LARGE_SIZE or not only_large:
+            if self.sizes[i] == LARGE_SIZE:
                 self.put(self.keys_in[i], self.values_in[i])
+            elif not only_large:
+                if k + AHEAD < self.n_in:
+                    raw.prefetch_item(self.keys_in, self.order[k + AHEAD] & mask)
+                    raw.prefetch_item(self.values_in, self.order[k + AHEAD] & mask)
+                if self.space.dirty >= self.space.full:
+                    self.spill()
+                key = self.keys_in[i]
+                value = self.values_in[i]
+                header = self.sizes[i]
+                m = header >> 16
+                self.enter(raw.content(key), header & 0xFFFF, self.hashes[i], raw.content(value), m, header, m)
         return 0
 
     def build(self) -> bool:

@@ -8,7 +8,7 @@ cdef const unsigned char *secret
 
 cpdef uint64_t xxh3_64(data, uint64_t seed=*) except? 1
 cpdef uint64_t algorithm(bytes data, uint64_t seed=*) except? 1
-cdef uint64_t hash64(const unsigned char *buffer, size_t at, size_t n, uint64_t seed) except? 1
+cdef uint64_t hash64(const unsigned char *buffer, size_t at, size_t n, uint64_t seed) noexcept nogil
 
 @cython.locals(low=uint64_t, high=uint64_t, h=uint64_t)
 cdef uint64_t _short(const unsigned char *key, size_t at, size_t n, uint64_t seed) noexcept nogil

@@ -1,15 +1,13 @@
 """xxh3_64: the hash of keys and the checksum of pages.
 
-Up to 240 bytes it is computed here, because a call into the xxhash package costs more than hashing a
-key; beyond, and in uncompiled runs, the package does it.  The algorithm is XXH3 of xxHash 0.8 by Yann
-Collet (its specification: doc/xxhash_spec.md there); the tests compare both for every length.
+A call into the xxhash package costs more than hashing a key, so compiled runs have the algorithm here and,
+for more than 240 bytes, in ``native.h``; in uncompiled runs the package does it.  It is XXH3 of xxHash 0.8 by
+Yann Collet (its specification: doc/xxhash_spec.md there); the tests compare both for every length.
 """
 
 from __future__ import annotations
 
 from typing import Any
-
-from xxhash import xxh3_64_intdigest
 
 from mmstore.kernels import raw
 
@@ -52,7 +50,7 @@ def hash64(buffer: Any, at: int, n: int, seed: int) -> int:
     """xxh3_64 of the bytes [at, at + n)."""
     if raw.COMPILED and n <= 240:
         return _short(buffer, at, n, seed)
-    return xxh3_64_intdigest(raw.view(buffer, at, n), seed)
+    return raw.xxh3_long(buffer, at, n, seed, secret)
 
 
 def _short(key: Any, at: int, n: int, seed: int) -> int:

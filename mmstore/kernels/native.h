@@ -120,4 +120,70 @@ static inline void mms_sort64(uint64_t *a, uint64_t *other, size_t n, int low) {
         memcpy(a, from, n * sizeof *a);
 }
 
+/* XXH3 of more than 240 bytes, after xxHash's specification (hashing.py has the shorter ones).  Eight sums
+ * take in 64 bytes at a time; after 16 times they are scrambled. */
+#if defined(__SSE2__)
+#include <emmintrin.h>
+
+static inline __m128i mms_xxh3_add(__m128i sum, const unsigned char *in, const unsigned char *secret) {
+    __m128i data = _mm_loadu_si128((const __m128i *)(const void *)in);
+    __m128i key = _mm_xor_si128(data, _mm_loadu_si128((const __m128i *)(const void *)secret));
+    sum = _mm_add_epi64(sum, _mm_shuffle_epi32(data, _MM_SHUFFLE(1, 0, 3, 2)));
+    return _mm_add_epi64(sum, _mm_mul_epu32(key, _mm_srli_epi64(key, 32)));
+}
+
+static inline void mms_xxh3_stripes(uint64_t *acc, const unsigned char *in, const unsigned char *secret, size_t n) {
+    __m128i *sums = (__m128i *)(void *)acc;
+    __m128i a = _mm_loadu_si128(sums), b = _mm_loadu_si128(sums + 1);
+    __m128i c = _mm_loadu_si128(sums + 2), d = _mm_loadu_si128(sums + 3);
+    for (; n; n--, in += 64, secret += 8) {
+        a = mms_xxh3_add(a, in, secret);
+        b = mms_xxh3_add(b, in + 16, secret + 16);
+        c = mms_xxh3_add(c, in + 32, secret + 32);
+        d = mms_xxh3_add(d, in + 48, secret + 48);
+    }
+    _mm_storeu_si128(sums, a);
+    _mm_storeu_si128(sums + 1, b);
+    _mm_storeu_si128(sums + 2, c);
+    _mm_storeu_si128(sums + 3, d);
+}
+#else
+static inline void mms_xxh3_stripes(uint64_t *acc, const unsigned char *in, const unsigned char *secret, size_t n) {
+    int i;
+    for (; n; n--, in += 64, secret += 8)
+        for (i = 0; i < 8; i++) {
+            uint64_t data = mms_peek64(in, 8 * i), key = data ^ mms_peek64(secret, 8 * i);
+            acc[i ^ 1] += data;
+            acc[i] += (key & 0xFFFFFFFFu) * (key >> 32);
+        }
+}
+#endif
+
+static inline uint64_t mms_xxh3_long(const unsigned char *base, size_t at, size_t n, uint64_t seed,
+                                     const unsigned char *constants) {
+    const unsigned char *in = base + at;
+    uint64_t acc[8] = {0xC2B2AE3Du,         0x9E3779B185EBCA87u, 0xC2B2AE3D27D4EB4Fu, 0x165667B19E3779F9u,
+                       0x85EBCA77C2B2AE63u, 0x85EBCA77u,         0x27D4EB2F165667C5u, 0x9E3779B1u};
+    unsigned char secret[192];
+    size_t stripes = (n - 1) / 64, i;
+    uint64_t h;
+    for (i = 0; i < 192; i += 16) {
+        mms_store64(secret, i, mms_peek64(constants, i) + seed);
+        mms_store64(secret, i + 8, mms_peek64(constants, i + 8) - seed);
+    }
+    for (; stripes >= 16; stripes -= 16, in += 1024) {
+        mms_xxh3_stripes(acc, in, secret, 16);
+        for (i = 0; i < 8; i++)
+            acc[i] = (acc[i] ^ (acc[i] >> 47) ^ mms_peek64(secret, 128 + 8 * i)) * 0x9E3779B1u;
+    }
+    mms_xxh3_stripes(acc, in, secret, stripes);
+    mms_xxh3_stripes(acc, base + at + n - 64, secret + 121, 1);
+    h = n * 0x9E3779B185EBCA87u;
+    for (i = 0; i < 4; i++)
+        h += mms_fold64(acc[2 * i] ^ mms_peek64(secret, 11 + 16 * i), acc[2 * i + 1] ^ mms_peek64(secret, 19 + 16 * i));
+    h ^= h >> 37;
+    h *= 0x165667919E3779F9u;
+    return h ^ (h >> 32);
+}
+
 #endif

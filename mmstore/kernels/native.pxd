@@ -2,9 +2,7 @@
 # `cimport mmstore.kernels.native as raw`, which makes raw.load32(...) one machine instruction.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.buffer cimport PyBUF_READ
 from cpython.list cimport PyList_GET_ITEM
-from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memmove, memset
 
@@ -23,6 +21,7 @@ cdef extern from "native.h" nogil:
     void store32 "mms_store32" (unsigned char *p, size_t at, uint32_t x) noexcept
     void store64 "mms_store64" (unsigned char *p, size_t at, uint64_t x) noexcept
     uint64_t fold64 "mms_fold64" (uint64_t a, uint64_t b) noexcept
+    uint64_t xxh3_long "mms_xxh3_long" (const unsigned char *p, size_t at, size_t n, uint64_t seed, const unsigned char *secret) noexcept
     void prefetch "mms_prefetch" (const unsigned char *p, size_t at) noexcept
     void sort64 "mms_sort64" (uint64_t *a, uint64_t *scratch, size_t n, int low) noexcept
 
@@ -50,10 +49,6 @@ cdef inline bytes take(const unsigned char *p, size_t at, size_t n):
 cdef inline void prefetch_item(list items, size_t i) noexcept:
     prefetch(<const unsigned char *> PyList_GET_ITEM(items, i), 0)
     prefetch(<const unsigned char *> PyList_GET_ITEM(items, i), 64)
-
-
-cdef inline object view(const unsigned char *p, size_t at, size_t n):
-    return PyMemoryView_FromMemory(<char *> (p + at), n, PyBUF_READ)
 
 
 cdef inline const unsigned char *address(const unsigned char[::1] view) noexcept:

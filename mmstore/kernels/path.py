@@ -47,6 +47,7 @@ class Path(Tree):
         self.prefix = h >> 64 - self.node_d << 64 - self.node_d if self.node_d else 0
         self.slot = slot_of(h, self.node_d, self.slots)
         self.head = raw.load32(page, HEAD + 4 * self.slot)
+        self.space.expect(self.head)
         return 0
 
     def run(self) -> int:

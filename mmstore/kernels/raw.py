@@ -14,6 +14,8 @@ from array import array
 from struct import Struct
 from typing import Any
 
+from xxhash import xxh3_64_intdigest
+
 __all__ = [
     "COMPILED",
     "address",
@@ -39,10 +41,10 @@ __all__ = [
     "store64",
     "store8",
     "take",
-    "view",
     "words",
     "writable",
     "writable_part",
+    "xxh3_long",
 ]
 
 Buffer = Any  # memoryview or bytes; a pointer in the compiled run
@@ -109,11 +111,6 @@ def take(page: Buffer, at: int, n: int) -> bytes:
     return bytes(page[at : at + n])
 
 
-def view(page: Buffer, at: int, n: int) -> Buffer:
-    """The bytes [at, at + n) as an object that is used and dropped at once."""
-    return page[at : at + n]
-
-
 def address(view: Buffer) -> Buffer:
     """The first byte of a read-only buffer; the caller keeps the buffer alive."""
     return view
@@ -151,6 +148,11 @@ def fold64(a: int, b: int) -> int:
     """The two halves of a * b, one xored onto the other."""
     product = a * b
     return (product ^ (product >> 64)) & MASK64
+
+
+def xxh3_long(page: Buffer, at: int, n: int, seed: int, secret: Buffer) -> int:
+    """xxh3_64 of the bytes [at, at + n), more than 240, where ``secret`` holds the algorithm's constants."""
+    return xxh3_64_intdigest(page[at : at + n], seed)
 
 
 def prefetch(page: Buffer, at: int) -> None:

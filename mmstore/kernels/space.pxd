@@ -38,6 +38,7 @@ cdef class Space:
     cdef int verify(self, uint64_t ref, const unsigned char *page) except -1
 
     cdef const unsigned char *known(self, uint64_t ref) noexcept
+    @cython.locals(at=uint64_t)
     cdef void expect(self, uint64_t ref) noexcept
 
     cdef object corrupt(self, uint64_t ref, uint64_t kind)

@@ -50,6 +50,8 @@ class Space:
         self.mem_pages = 0
         self.bits_size = 0
         self.base = self.used = self.capacity = 0
+        self.mem = raw.address(b"")
+        self.pool = raw.writable(bytearray())
         self.spare_count = 0
         self.gen = self.min_gen = 0
         self.txn = 0
@@ -102,10 +104,16 @@ class Space:
 
     def expect(self, ref: int) -> None:
         """Have the first lines of a bucket on their way: its entries are looked at as soon as its count is known."""
-        if ref & PRIVATE == 0 and ref < self.limit:
-            raw.prefetch(self.mem, ref * self.page_size)
-            raw.prefetch(self.mem, ref * self.page_size + 64)
-            raw.prefetch(self.mem, ref * self.page_size + 128)
+        if ref & PRIVATE:
+            at = ((ref & 0x7FFF_FFFF) - self.base) * self.page_size
+            raw.prefetch(self.pool, at)
+            raw.prefetch(self.pool, at + 64)
+            raw.prefetch(self.pool, at + 128)
+        else:
+            at = ref * self.page_size
+            raw.prefetch(self.mem, at)
+            raw.prefetch(self.mem, at + 64)
+            raw.prefetch(self.mem, at + 128)
 
     def verify(self, ref: int, page: Any) -> int:
         """Compare the page with its checksum and note in the bitmap that it is right; else CorruptError.

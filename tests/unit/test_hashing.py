@@ -11,13 +11,13 @@ import xxhash
 from bothkernels import BOTH, IDS
 
 SEEDS = (0, 1, 99, (1 << 63) + 12345, (1 << 64) - 1)
-DATA = random.Random(1).randbytes(2000)
+DATA = random.Random(1).randbytes(70000)
 
 
 @pytest.mark.parametrize("kernels", BOTH, ids=IDS)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_length(kernels: Any, seed: int) -> None:
-    for n in [*range(300), 1023, 1024, 1025, 2000]:
+    for n in [*range(600), 1023, 1024, 1025, 1087, 1088, 1089, 2000, 2047, 2048, 2049, 4088, 65528, 70000]:
         data = DATA[:n]
         assert kernels.hashing.xxh3_64(data, seed) == xxhash.xxh3_64_intdigest(data, seed), n
 
