@@ -294,7 +294,11 @@ class Space:
         if not ref & PRIVATE:
             return ref
         serial = ref & 0x7FFF_FFFF
-        return self.moved[serial] if serial < self.base else self.number[serial - self.base]
+        if serial < self.base:
+            return self.moved[serial]
+        if serial >= self.base + self.used:  # a root that came from the file
+            raise self.corrupt(ref, NODE_KIND)
+        return self.number[serial - self.base]
 
     def unnumbered(self) -> int:
         """Pages that have no final number yet."""
