@@ -16,8 +16,7 @@ cdef class Shape(Path):
     cdef uint64_t room, records_size, n_records, total
     cdef uint64_t cut1, cut2
     cdef bint alone
-    cdef object scratch_view, weights_view, records_view, other_view
-    cdef unsigned char *scratch
+    cdef object weights_view, records_view, other_view
     cdef uint64_t *weights
     cdef uint64_t *records
     cdef uint64_t *other
@@ -25,8 +24,11 @@ cdef class Shape(Path):
     cdef uint64_t *origin
     cdef uint64_t n_sources, origins_size
 
+    cdef int _prepare(self) except -1
+
     cdef int _grow(self, n) except -1
 
+    @cython.locals(n=uint64_t)
     cdef int _grow_origins(self) except -1
 
     @cython.locals(page="const unsigned char *", width=uint64_t, left=uint64_t, right=uint64_t, fresh=uint64_t, crowded=bint)

@@ -45,21 +45,20 @@ class Shape(Path):
 
     def __init__(self, space: Space) -> None:
         Path.__init__(self, space)
-        size = space.page_size
-        self.room = size - HEAD - 4  # bytes for entries and records in a bucket
-        self.scratch_view = bytearray(size)
-        self.scratch = raw.writable(self.scratch_view)
-        self.weights_view = array("Q", bytes(8 * self.slots))
-        self.weights = raw.words(self.weights_view)
-        self.records_view = array("Q")
-        self._grow(1024)
-        self.n_records = 0
-        self.n_sources = 0
-        self.origins_view = array("Q", bytes(8 * 16))
-        self.origin = raw.words(self.origins_view)
-        self.origins_size = 16
+        self.room = space.page_size - HEAD - 4  # bytes for entries and records in a bucket
+        self.records_size = self.origins_size = 0  # no memory for what most transactions never do
+        self.records_view = self.origins_view = array("Q")
+        self.n_records = self.n_sources = 0
         self.cut1 = self.cut2 = self.total = 0
         self.alone = False
+
+    def _prepare(self) -> int:
+        """Have memory for ``gather``."""
+        self.weights_view = array("Q", bytes(8 * self.slots))
+        self.weights = raw.words(self.weights_view)
+        self._grow_origins()
+        self._grow(512)
+        return 0
 
     def _grow(self, n: int) -> int:
         records = array("Q", bytes(8 * n))
@@ -72,11 +71,12 @@ class Shape(Path):
         return 0
 
     def _grow_origins(self) -> int:
-        origins = array("Q", bytes(16 * self.origins_size))
+        n = 2 * self.origins_size + 16
+        origins = array("Q", bytes(8 * n))
         origins[: self.origins_size] = self.origins_view
         self.origins_view = origins
         self.origin = raw.words(self.origins_view)
-        self.origins_size *= 2
+        self.origins_size = n
         return 0
 
     # --- more room ----------------------------------------------------------------------------------
@@ -194,6 +194,8 @@ class Shape(Path):
         space = self.space
         size = self.page_size
         node = space.page(self.node, NODE_KIND)
+        if self.origins_size == 0:
+            self._prepare()
         self.n_sources = 0
         self.n_records = 0
         self.total = 0

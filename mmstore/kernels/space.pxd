@@ -41,6 +41,9 @@ cdef class Space:
     @cython.locals(at=uint64_t)
     cdef void expect(self, uint64_t ref) noexcept
 
+    @cython.locals(ref=uint64_t)
+    cpdef mark(self, uint64_t first, uint64_t n)
+
     cdef object corrupt(self, uint64_t ref, uint64_t kind)
 
     cpdef attach_pool(self, pool)

@@ -13,6 +13,8 @@ cdef uint64_t MASK32, NEXT, BUCKET_KIND, LARGE, LARGE_HEADER, LARGE_VALUE_SIZE, 
 
 cdef class Writer(Shape):
     cdef uint64_t inline, found
+    cdef object scratch_view
+    cdef unsigned char *scratch
 
     @cython.locals(data=bytes, body=bytes, n=uint64_t, m=uint64_t, h=uint64_t, where="const unsigned char *")
     cpdef bint put(self, key, value) except -1
@@ -27,7 +29,7 @@ cdef class Writer(Shape):
     cdef bint enter(self, const unsigned char *key, uint64_t n, uint64_t h, const unsigned char *body, uint64_t m, uint64_t header, uint64_t value_size) except -1
 
     @cython.locals(at=uint64_t)
-    cdef uint64_t reserve(self, unsigned char *page, uint64_t h, uint64_t need) noexcept
+    cdef uint64_t reserve(self, unsigned char *page, uint64_t h, uint64_t need) except? 0
 
     @cython.locals(size=uint64_t, ref=uint64_t, steps=uint64_t, mark=uint64_t, page="const unsigned char *")
     cdef uint64_t search(self, const unsigned char *key, uint64_t n, uint64_t h) except? 0xFFFFFFFFFFFFFFFF

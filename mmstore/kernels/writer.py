@@ -33,6 +33,7 @@ class Writer(Shape):
         Shape.__init__(self, space)
         self.inline = fmt.inline_limit(space.page_size)
         self.found = 0
+        self.scratch_view: bytearray | None = None
 
     def put(self, key: Any, value: Any) -> bool:
         """Set the value of ``key``; whether the key is new.
@@ -145,6 +146,9 @@ class Writer(Shape):
         """Enter a record into a bucket that has room for it."""
         at = bucket.reserve(page, self.page_size, h & 0xFFFF, need)
         if at == 0:
+            if self.scratch_view is None:
+                self.scratch_view = bytearray(self.page_size)
+                self.scratch = raw.writable(self.scratch_view)
             bucket.compact(page, self.page_size, self.scratch)
             at = bucket.reserve(page, self.page_size, h & 0xFFFF, need)
         return at

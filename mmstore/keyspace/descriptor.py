@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmstore import format as fmt
 from mmstore.errors import CorruptError
@@ -11,8 +10,7 @@ from mmstore.errors import CorruptError
 __all__ = ["EMPTY", "IndexDescriptor"]
 
 
-@dataclass(frozen=True, slots=True)
-class IndexDescriptor:
+class IndexDescriptor(NamedTuple):
     """The fields are those of format.INDEX, in its order."""
 
     root: int = 0
@@ -27,16 +25,14 @@ class IndexDescriptor:
     """Bits of the hash that pick a directory entry."""
     flags: int = 0
     """0."""
-    count: int = 0
+    count: int = 0  # type: ignore[assignment]  # a tuple's method, which nobody needs
     """Records."""
     size: int = 0
     """Bytes of keys and values."""
 
     def pack(self) -> bytes:
         """The descriptor's bytes; the root must be a page number."""
-        return fmt.INDEX.struct.pack(
-            self.root, self.nodes, self.pages, self.height, self.depth, self.flags, self.count, self.size
-        )
+        return fmt.INDEX.struct.pack(*self)
 
     @classmethod
     def unpack(cls, data: Any) -> IndexDescriptor:

@@ -51,10 +51,7 @@ class Index(Loader):
 
     def sealed_desc(self) -> IndexDescriptor:
         """The index with its root's final page number, behind ``work.assign``."""
-        desc = self.desc
-        return IndexDescriptor(
-            self.work.final(desc.root), desc.nodes, desc.pages, desc.height, desc.depth, 0, desc.count, desc.size
-        )
+        return self.desc._replace(root=self.work.final(self.root))
 
     # --- all records --------------------------------------------------------------------------------
 

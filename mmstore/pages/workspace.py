@@ -101,6 +101,7 @@ class Workspace:
         self.placed: list[tuple[int, int]] = []
         """(first page, pages) of all that was placed in this transaction."""
         self.mem: Any = None
+        self._verified: Any = None
 
     # --- a transaction ------------------------------------------------------------------------------
 
@@ -115,8 +116,10 @@ class Workspace:
 
     def attach(self, mem: Any) -> None:
         """Read placed pages from ``mem`` from now on."""
-        self.mem = mem
-        self.space.attach(mem, self.store.verified)
+        verified = self.store.verified
+        if mem is not self.mem or verified is not self._verified:
+            self.mem, self._verified = mem, verified
+            self.space.attach(mem, verified)
 
     def reset(self) -> None:
         """The transaction is over: forget everything, and give memory back."""
@@ -250,13 +253,19 @@ class Workspace:
         """Write all private pages to their places."""
         if not self.space.dirty:
             return
+        placed = len(self.placed)
+        self._place()
+        self._follow()
+        for page, n in self.placed[placed:]:
+            self.space.mark(page, n)
+
+    def _place(self) -> None:
         if self.space.used <= _FEW:
             self._place_few()
             return
         runs = self.space.runs()
         self.placed += [(page, n) for page, n, _ in runs]
         self.store.place([(page * self.page_size, data) for page, _, data in runs])
-        self._follow()
 
     def _place_few(self) -> None:
         """The same where an array costs more than a loop."""
@@ -267,7 +276,6 @@ class Workspace:
                 runs.append((number[slot] * size, self._pool[slot * size : (slot + 1) * size]))
                 self.placed.append((number[slot], 1))
         self.store.place(runs)
-        self._follow()
 
     def flush(self) -> None:
         """Place all private pages now and go on with an empty pool; references keep their meaning."""
