@@ -21,6 +21,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import xxhash
@@ -198,7 +199,8 @@ def sample(kind: str, page_size: int = 4096, seed: int = 1) -> Sample:
     fs = MemoryFilesystem()
     states: list[State] = []
     last = range(0)
-    with open_on(fs, PATH, "c", OPTIONS, page_size) as db:
+    # The same uuid, hash seed and log id each time, so that the seed of a failed run leads to the same pages again.
+    with mock.patch("os.urandom", random.Random(seed).randbytes), open_on(fs, PATH, "c", OPTIONS, page_size) as db:
         if kind != "young":
             fill(db, seed)
         if kind != "clean":
