@@ -207,8 +207,8 @@ class Reader:
         session = self._session
         if session is None:
             raise ClosedError(_CLOSED)
-        root = session.pins.pin_snapshot()
+        root = session.pins.pin_snapshot(passing=True)
         try:
             yield State(session, root, pinned=True)
         finally:
-            session.pins.release_snapshot(root.txn)
+            session.pins.release_snapshot(root.txn, passing=True)

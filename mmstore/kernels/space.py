@@ -19,7 +19,7 @@ from mmstore import format as fmt
 from mmstore.errors import CorruptError
 from mmstore.kernels import bucket, hashing, raw
 
-__all__ = ["FREE", "LIVE", "SUPERSEDED", "Space"]
+__all__ = ["Space"]
 
 KIND = fmt.NODE.offset["kind"]
 TXN = fmt.NODE.offset["txn"]
@@ -304,7 +304,7 @@ class Space:
             return self.moved[serial]
         if serial >= self.base + self.used:  # a root that came from the file
             raise self.corrupt(ref, NODE_KIND)
-        return self.number[serial - self.base]
+        return self.number[serial - self.base]  # type: ignore[no-any-return]
 
     def unnumbered(self) -> int:
         """Pages that have no final number yet."""

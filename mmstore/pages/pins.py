@@ -94,23 +94,31 @@ class Pins:
         self._writable = writable
         self._lock = threading.Lock()
         self._snapshots: Counter[int] = Counter()
+        self._passing: Counter[int] = Counter()  # those among them
         self._views: Counter[int] = Counter()
         self._released: deque[tuple[bool, int]] = deque()
         self.slot: int | None = None
 
     # --- taking and releasing -----------------------------------------------------------------------
 
-    def pin_snapshot(self) -> Root:
-        """Pin the newest published root against everything and return it."""
+    def pin_snapshot(self, passing: bool = False) -> Root:
+        """Pin the newest published root against everything and return it.
+
+        ``passing``: for the length of a call only.  A forked child leaves such pins behind: they are those of its
+        parent's other threads, which nobody in the child would release.
+        """
         self.drain()
         with self._lock:
             if self._shut:
                 raise ClosedError("this database is closed; open it again")
-            if not self._writable:
-                return self._pin_by_lock(self._snapshots)
-            root = self._choose()
-            self._snapshots[root.txn] += 1
-            self._store()
+            if self._writable:
+                root = self._choose()
+                self._snapshots[root.txn] += 1
+                self._store()
+            else:
+                root = self._pin_by_lock(self._snapshots)
+            if passing:
+                self._passing[root.txn] += 1
             return root
 
     def hold(self, txn: int) -> None:
@@ -119,8 +127,12 @@ class Pins:
         self._snapshots[txn] += 1
         self._held = txn
 
-    def release_snapshot(self, txn: int) -> None:
+    def release_snapshot(self, txn: int, passing: bool = False) -> None:
         with self._lock:
+            if passing:
+                self._passing[txn] -= 1
+                if not self._passing[txn]:
+                    del self._passing[txn]
             self._drop(self._snapshots, txn)
 
     def pin_view(self, txn: int) -> Callable[[], None]:
@@ -280,8 +292,9 @@ class Pins:
     def copy_to(self, locks: FileLocks) -> Pins:
         """A second slot, held through ``locks``, with copies of all pins: what a forked child adopts."""
         twin = Pins(self._live, locks, self._read_root, self._writable)
-        twin._snapshots = self._snapshots.copy()
-        twin._views = self._views.copy()
+        with self._lock:
+            twin._snapshots = self._snapshots - self._passing
+            twin._views = self._views.copy()
         twin._released = self._released  # existing views release into it
         if twin._snapshots or twin._views:
             if self._writable:
@@ -296,6 +309,7 @@ class Pins:
         self._live, self._read_root, self._keep.backend = live, read_root, keep
         self._locks, self.slot = locks, twin.slot
         self._snapshots, self._views = twin._snapshots, twin._views
+        self._passing.clear()
         self._lock = threading.Lock()
         if self.slot is not None:
             at = _slot_at(self.slot) + _SLOT["pid"]

@@ -449,6 +449,31 @@ def test_forks_beside_busy_threads(db: Database) -> None:
     assert db.check() == []
 
 
+def test_the_child_does_not_keep_what_other_threads_had_pinned(db: Database) -> None:
+    stop = threading.Event()
+    keys = [b"%d" % n for n in range(500)] * 20
+
+    def read() -> None:
+        while not stop.is_set():
+            db.keyspace("users").get_many(keys)
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+
+    def child() -> None:
+        assert db.stats()["pins"] == 1  # stats' own snapshot
+        assert [info.pins for info in db.readers() if info.own] in ([], [0])
+
+    try:
+        for _ in range(10):
+            in_fork(child)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(20)
+
+
 def test_a_fork_in_another_thread_while_this_one_has_a_transaction(db: Database) -> None:
     with db.transaction() as txn:
         txn[b"mine"] = b"1"
