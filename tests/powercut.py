@@ -76,10 +76,14 @@ class Content:
             elif mine != theirs:
                 keys = sorted({*mine, *theirs})
                 wrong = [key for key in keys if mine.get(key) != theirs.get(key)]
-                told.append(f"keyspace {name!r} has {len(mine)} for {len(theirs)} records, {len(wrong)} differ: {wrong[:4]}")
+                told.append(
+                    f"keyspace {name!r} has {len(mine)} for {len(theirs)} records, {len(wrong)} differ: {wrong[:4]}"
+                )
         for name in sorted({*self.tables, *other.tables}):
             if self.tables.get(name) != other.tables.get(name):
-                sizes = [len(table[0]) // 8 if table else None for table in (self.tables.get(name), other.tables.get(name))]
+                sizes = [
+                    len(table[0]) // 8 if table else None for table in (self.tables.get(name), other.tables.get(name))
+                ]
                 told.append(f"table {name!r} has {sizes[0]} for {sizes[1]} rows, or others")
         return "; ".join(told)
 

@@ -196,7 +196,9 @@ class Scenario:
 
     def large_value(self, process: Process) -> None:
         """In a run of pages of its own, but small enough for the log."""
-        self.transaction(process, lambda txn, content: self.put(txn, content, self.rng.choice((1100, 2000, self.ring // 5))))
+        self.transaction(
+            process, lambda txn, content: self.put(txn, content, self.rng.choice((1100, 2000, self.ring // 5)))
+        )
 
     def too_large(self, process: Process) -> None:
         """A transaction that the log does not take."""

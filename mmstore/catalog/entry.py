@@ -58,22 +58,24 @@ class Entry:
 
     @property
     def kind_name(self) -> str:
-        """"keyspace", "table" or "array", for messages."""
+        """ "keyspace", "table" or "array", for messages."""
         return KIND_NAMES[self.kind]
 
     def pack(self) -> bytes:
         schema = self.schema.to_json() if self.schema is not None else b""
-        head = fmt.ENTRY.pack({
-            "kind": self.kind,
-            "version": VERSION,
-            "reserved": 0,
-            "schema_size": len(schema),
-            "id": self.id,
-            "rows": self.rows,
-            "index": self.index.pack(),
-            "sequences": len(self.sequences),
-            "reserved2": 0,
-        })
+        head = fmt.ENTRY.pack(
+            {
+                "kind": self.kind,
+                "version": VERSION,
+                "reserved": 0,
+                "schema_size": len(schema),
+                "id": self.id,
+                "rows": self.rows,
+                "index": self.index.pack(),
+                "sequences": len(self.sequences),
+                "reserved2": 0,
+            }
+        )
         return head + schema + b"".join(state.pack() for state in self.sequences)
 
     @classmethod

@@ -59,7 +59,7 @@ _NEAREST: Final[Mapping[str, str]] = {
     "time": '"timedelta64[us]"',
     "object": '"U32", "S32" or a number',
 }
-_HOLDABLE: Final = "a fixed-width numpy type such as \"i8\", \"f4\", \"datetime64[ns]\", \"U16\" or (\"f4\", 64)"
+_HOLDABLE: Final = 'a fixed-width numpy type such as "i8", "f4", "datetime64[ns]", "U16" or ("f4", 64)'
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,17 +76,19 @@ class Sequence:
         return self.length // fmt.BLOCK_SIZE
 
     def pack(self) -> bytes:
-        head = _SEQUENCE.pack({
-            "length": self.length,
-            "high": self.high,
-            "tail_checksum": self.tail_checksum,
-            "runs": len(self.runs),
-            "sums_runs": len(self.sums_runs),
-            "bits": 0,
-            "flags": 0,
-            "reserved": 0,
-            "reserved2": 0,
-        })
+        head = _SEQUENCE.pack(
+            {
+                "length": self.length,
+                "high": self.high,
+                "tail_checksum": self.tail_checksum,
+                "runs": len(self.runs),
+                "sums_runs": len(self.sums_runs),
+                "bits": 0,
+                "flags": 0,
+                "reserved": 0,
+                "reserved2": 0,
+            }
+        )
         return head + self.runs.packed + self.sums_runs.packed
 
 

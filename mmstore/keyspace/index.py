@@ -87,5 +87,3 @@ class Index(Loader):
 
     def _load_large(self, record: bytes) -> bytes:
         return values.read(self.work.mem, self.page_size, record)
-
-

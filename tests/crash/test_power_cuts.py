@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-import time
-
 import pytest
 
-from mmstore.database.database import open_on
-from powercut import PATH, Bench, Content, History, Violation, laboratory, observe, options, scaled
+from powercut import Bench, laboratory, scaled
 from scenario import Scenario
-from simdisk import SimFilesystem
 
 ACTIONS = 25
 
