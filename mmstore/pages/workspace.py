@@ -85,7 +85,7 @@ class Workspace:
         allocator: Allocator,
         page_size: int,
         seed: int,
-        limit: int = 64 << 20,
+        limit: int = 256 << 20,
         mask: int = (1 << 64) - 1,
     ) -> None:
         self.store = store
