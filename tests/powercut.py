@@ -190,9 +190,9 @@ class Bench:
 
     # --- processes ----------------------------------------------------------------------------------
 
-    def process(self) -> SimFilesystem:
+    def process(self, kind: type[SimFilesystem] = SimFilesystem) -> SimFilesystem:
         """A process of the machine."""
-        fs = SimFilesystem(self.disk)
+        fs = kind(self.disk)
         fs.hook = self._step
         self.processes.append(fs)
         return fs
@@ -209,6 +209,11 @@ class Bench:
         self._live.remove(database)
         if last:
             self.history.durable(len(self.history.states) - 1)
+
+    def died(self, database: Database) -> None:
+        """The process of ``database`` is no more; the others go on."""
+        self._live.remove(database)
+        drop(database)
 
     def shut(self) -> None:
         """The end of the test: no handle is left, however it went."""

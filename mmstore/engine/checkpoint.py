@@ -102,12 +102,13 @@ def finish(session: Session, root: Root, at: int) -> None:
 
 
 def resolve_making(session: Session) -> None:
-    """A checkpoint's maker died: sync, and see whether its header stands."""
+    """A checkpoint's maker died, or the log's: sync, and see whether its header stands, and which log it names."""
     if not session.live.get("making"):
         return
     session.sync(session.store.sync_all)
     at, header = newest_header(read_headers(session.pread, session.identity.uuid), session.path)
     place_header(session, 1 - at, header)
+    session.live.set("log_id", header.log_id)
     finish(session, header.root, at)
 
 
@@ -153,13 +154,18 @@ def create_log(session: Session) -> Log:
     """Make a log and have a header name it, before any commit in it is acknowledged.
 
     The newest root is durable then (without a log every commit is), so both headers have the same root
-    or an older one; of two that have the same, the one that names a log counts.
+    or an older one; of two that have the same, the one that names a log counts.  ``making`` is set meanwhile:
+    when its maker dies, the next one takes a log that a header names already, and does not put another in its place.
     """
     with session.hold_checkpoint():
         resolve_making(session)
         live = session.live
+        log = session.current_log()
+        if log is not None:
+            return log
         root = session.published()
         assert root.txn == live.get("durable"), "a commit without a log is durable"
+        live.set("making", root.txn)
         log_id = session.new_nonce()
         path, _ = session.log_paths()
         log = Log.create(
@@ -169,7 +175,6 @@ def create_log(session: Session) -> Log:
         session.log = log
         at = 1 - live.get("durable_at")
         place_headers(session, at, Header(session.identity.uuid, log_id, root))
-        live.set("durable_at", at)
-        live.set("log_start", root.log_position)
         live.set("log_id", log_id)
+        finish(session, root, at)
         return log
