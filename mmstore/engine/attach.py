@@ -157,8 +157,11 @@ def start_session(session: Session) -> None:
             offset=size,
         )
     session.live.rebuild(session.new_nonce(), root, at, header.log_id, size)
-    if not header.log_id and None in headers:
-        checkpoint.place_header(session, 1 - at, header)  # a recovery writes both anyway
+    if not header.log_id and headers[0] != headers[1]:
+        # Damaged, or its writer died before the other: this one may be in the cache only, and marked clean by a sync
+        # that failed.  It must be durable before a new log takes the name of the one that the other still names.
+        session.sync(session.store.sync_all)
+        checkpoint.place_headers(session, at, header)  # a recovery writes both anyway
     if header.log_id:
         root = recovery.recover(session, at, header)
         session.live.rebuild(session.new_nonce(), root, 1 - at, 0, session.store.size)
