@@ -43,7 +43,8 @@ class Life:
 
     current: Life | None = None
 
-    def __init__(self, bench: Bench, fs: MortalFilesystem, database: Database) -> None:
+    def __init__(self, bench: Bench, fs: MortalFilesystem, database: Database | None = None) -> None:
+        """``database``: its handle, if it has one by then."""
         self.bench = bench
         self.fs = fs
         self.database = database
@@ -68,7 +69,8 @@ class Life:
         raise SimCrash(f"died before {what}")
 
     def die(self) -> None:
-        self.live = bytes(self.database.session.live.memory)
+        file = self.bench.disk.names.get(PATH)
+        self.live = b"" if file is None else os.pread(file.fd, fmt.LIVE_SIZE, fmt.LIVE_AT)
 
     def end(self, action: Callable[[], object], at: int | None, torn: random.Random | None = None) -> bool:
         """Run ``action``, which dies at instant ``at``; returns whether it did (else it ran to its end)."""
@@ -90,8 +92,10 @@ class Life:
     def bury(self) -> None:
         """Undo what Python did after the death, and give back what the system takes from a dead process."""
         assert self.live is not None
-        os.pwrite(self.bench.disk.names[PATH].fd, self.live, fmt.LIVE_AT)
-        self.bench.died(self.database)
+        if self.live:
+            os.pwrite(self.bench.disk.names[PATH].fd, self.live, fmt.LIVE_AT)
+        if self.database is not None:
+            self.bench.died(self.database)
         self.fs.kill()
 
 

@@ -212,7 +212,8 @@ class Bench:
 
     def died(self, database: Database) -> None:
         """The process of ``database`` is no more; the others go on."""
-        self._live.remove(database)
+        if database in self._live:
+            self._live.remove(database)
         drop(database)
 
     def shut(self) -> None:
@@ -227,14 +228,15 @@ class Bench:
     # --- cutting the power --------------------------------------------------------------------------
 
     def _step(self, operation: str, name: str, off: int, n: int) -> None:
-        if self._judging or self.violation is not None or not self.watching:
+        if self._judging or self.violation is not None:
             return
         self._judging = True
         _entropy.judging += 1
         try:
             self.kinds[operation] += 1
             self._claims()
-            self.cut(f"before {operation} {os.path.basename(name)} [{off}, +{n})")
+            if self.watching:
+                self.cut(f"before {operation} {os.path.basename(name)} [{off}, +{n})")
         except Violation as violation:
             self.violation = violation
             raise

@@ -26,6 +26,7 @@ from mmstore.pages.root import Header, Identity, Root, newest_header, read_heade
 
 __all__ = ["attach", "create", "detach"]
 
+_FIRST = 1  # txn id of a store that was never written to
 _WORTH_CUTTING = 16  # a file is cut when more than 1 / this of it is free at its end
 
 
@@ -37,7 +38,7 @@ def create(fs: Filesystem, path: str, page_size: int, *, replace: bool) -> None:
     temporary = f"{path}.{os.urandom(6).hex()}.new"
     backend = fs.open(temporary, create=True, exclusive=True)
     try:
-        write_new(backend, Identity.new(page_size), Root(txn=1, pages=fmt.ZONE_SIZE // page_size))
+        write_new(backend, Identity.new(page_size), Root(txn=_FIRST, pages=fmt.ZONE_SIZE // page_size))
         if replace:
             fs.rename(temporary, path)
         else:
@@ -157,15 +158,26 @@ def start_session(session: Session) -> None:
             offset=size,
         )
     session.live.rebuild(session.new_nonce(), root, at, header.log_id, size)
-    if not header.log_id and headers[0] != headers[1]:
-        # Damaged, or its writer died before the other: this one may be in the cache only, and marked clean by a sync
-        # that failed.  It must be durable before a new log takes the name of the one that the other still names.
-        session.sync(session.store.sync_all)
-        checkpoint.place_headers(session, at, header)  # a recovery writes both anyway
+    if not session.store.private:
+        make_durable(session, at, headers)
     if header.log_id:
         root = recovery.recover(session, at, header)
         session.live.rebuild(session.new_nonce(), root, 1 - at, 0, session.store.size)
         session.forget()
+
+
+def make_durable(session: Session, at: int, headers: list[Header | None]) -> None:
+    """What a newcomer builds on must survive: its makers may have died before they knew that it would."""
+    header = headers[at]
+    assert header is not None
+    if header.root.txn == _FIRST:  # nobody has committed, so nobody has had to know that the file's name is durable
+        session.sync(lambda: session.fs.sync_dir(session.path))
+    if headers[0] != headers[1]:
+        # Damaged, or its writer died before the other: this one may be in the cache only, and marked clean by a sync
+        # that failed.  It must be durable before pages of the other are used again, and before a new log takes the
+        # name of the one that the other still names.
+        session.sync(session.store.sync_all)
+        checkpoint.place_headers(session, at, header)
 
 
 def detach(session: Session) -> None:

@@ -112,7 +112,7 @@ def large(database: Database, stage: Stage) -> None:
 
 
 def growing(database: Database, stage: Stage) -> None:
-    stage.commit(database, 3 << 20)
+    stage.commit(database, 300 << 10)
 
 
 def filling(database: Database, stage: Stage) -> None:
@@ -139,7 +139,7 @@ def first_commit(database: Database, stage: Stage) -> None:
     stage.commit(database, 30)
 
 
-ACTIONS: dict[str, tuple[Change, int]] = {  # what dies, and commits before it
+ACTIONS: dict[str, tuple[Change, int]] = {  # what dies, and how many commits come before it
     "first commit": (first_commit, 0),
     "small": (small, 3),
     "several": (several, 3),
@@ -160,9 +160,9 @@ def play(stage: Stage, action: Change, before: int, at: int | None, torn: bool) 
     for number in range(before):
         stage.commit(second if number % 2 else first, 30, 200)
     stage.watch()
-    stage.bench.watching = True
     died = life.end(lambda: action(first, stage), at, stage.rng if torn else None)
     instants = len(life.instants)
+    stage.bench.watching = True  # power cuts from here on: those before have tests of their own
     stage.settle_down(second)
     return instants if died else None
 
@@ -181,8 +181,76 @@ def test_death_at_every_instant(name: str, durability: str) -> None:
             finally:
                 stage.bench.shut()
             images += stage.bench.judged
-        at = None if died is None else at + 1
+        at = None if died is None else at + (5 if name == "filling" else 1)
     assert images > 50
+
+
+def alone(stage: Stage, before: int) -> Database:
+    """A process that has committed and is the only one."""
+    _, database = stage.process()
+    for _ in range(before):
+        stage.commit(database, 30, 200)
+    return database
+
+
+def opening(stage: Stage, at: int, torn: bool) -> bool:
+    """A process is killed, the next dies in its recovery, a third attaches and goes on."""
+    stage.bench.watching = False
+    database = alone(stage, 3)
+    if at % 3 == 2:
+        large(database, stage)
+    stage.bench.died(database)
+    fs = stage.bench.process(MortalFilesystem)
+    life = Life(stage.bench, fs)
+    died = life.end(lambda: stage.bench.open(fs, "c", options(ring=RING)), at, stage.rng if torn else None)
+    for other in list(stage.bench._live):
+        stage.bench.died(other)
+    return died
+
+
+def closing(stage: Stage, at: int, torn: bool) -> bool:
+    """The last to close dies."""
+    stage.bench.watching = False
+    _, database = stage.process()
+    stage.bench.close(alone(stage, 3))  # not the last
+    if at % 3 == 2:
+        large(database, stage)
+    else:
+        small(database, stage)
+    database.delete_many([b"0", b"1"])
+    del stage.bench.history.states[-1].spaces[""][b"0"], stage.bench.history.states[-1].spaces[""][b"1"]
+    life = Life(stage.bench, stage.bench.processes[0], database)
+    return life.end(lambda: stage.bench.close(database), at, stage.rng if torn else None)
+
+
+def creating(stage: Stage, at: int, torn: bool) -> bool:
+    """Whoever makes the store dies."""
+    stage.bench.watching = False
+    fs = stage.bench.process(MortalFilesystem)
+    life = Life(stage.bench, fs)
+    died = life.end(lambda: stage.bench.open(fs, "c", options(ring=RING)), at, stage.rng if torn else None)
+    for other in list(stage.bench._live):
+        stage.bench.died(other)
+    return died
+
+
+@pytest.mark.parametrize("scene", [creating, opening, closing], ids=lambda scene: scene.__name__)
+def test_death_of_one_who_is_alone(scene: Callable[[Stage, int, bool], bool]) -> None:
+    at, died = 0, True
+    while died:
+        for torn in (False, True):
+            with laboratory(at), stores_are_instants():
+                stage = Stage(at, images=2)
+                try:
+                    died = scene(stage, at, torn)
+                    stage.bench.watching = True
+                    _, next_one = stage.process()
+                    stage.settle_down(next_one)
+                    stage.bench.close(next_one)
+                finally:
+                    stage.bench.shut()
+        at += 1
+    assert at > 5
 
 
 @pytest.mark.parametrize("seed", range(scaled(30)))
