@@ -296,7 +296,6 @@ class Database(Keyspace):
         for transaction in list(self.transactions):
             if transaction.thread == threading.get_ident():
                 transaction.rollback()
-        commit.roll_forgotten_back(self.writer)
         self.writer.shut(session.options.timeout)
         session, self._session = self._session, None
         if session is None:  # another thread was quicker

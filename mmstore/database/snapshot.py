@@ -23,7 +23,7 @@ class Snapshot(SnapshotKeyspace):
     """A pinned root; itself the store's own keyspace.  Close it, or use it as a context manager."""
 
     def __init__(self, database: Database) -> None:
-        super().__init__(self, b"")
+        self._name = b""
         self._database = database
         self._pins = database.session.pins
         root = self._pins.pin_snapshot()
@@ -35,6 +35,10 @@ class Snapshot(SnapshotKeyspace):
 
     def __eq__(self, other: object) -> bool:
         return self is other
+
+    @property
+    def _snapshot(self) -> Snapshot:  # type: ignore[override]  # no reference to itself: it goes when dropped
+        return self
 
     @property
     def state(self) -> State:

@@ -34,7 +34,7 @@ class Transaction(TransactionKeyspace):
     """
 
     def __init__(self, database: Database, timeout: float) -> None:
-        super().__init__(self, b"")
+        self._name = b""
         self._database = database
         self.thread = threading.get_ident()
         """Who began it: close() ends it for this thread only."""
@@ -53,13 +53,16 @@ class Transaction(TransactionKeyspace):
     def __del__(self) -> None:
         write = self.__dict__.get("_write")
         if write is not None:
-            # A finalizer may run inside anything, so the next who writes through this handle rolls it back.
-            self._database.writer.forgotten.append(write)
+            # Its right goes with it; the next who writes through this handle clears away what it has built.
             warnings.warn(
                 f"a transaction of {self._database!r} was dropped without an end; it is rolled back",
                 ResourceWarning,
                 stacklevel=2,
             )
+
+    @property
+    def _transaction(self) -> Transaction:  # type: ignore[override]  # no reference to itself: it ends when dropped
+        return self
 
     # --- state --------------------------------------------------------------------------------------
 

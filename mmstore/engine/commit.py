@@ -14,11 +14,10 @@ what strikes there is raised after the commit was finished (or cut off) as a suc
 
 from __future__ import annotations
 
-import contextlib
-
 from mmstore import format as fmt
 from mmstore.disk.log import record_size
 from mmstore.engine import checkpoint
+from mmstore.engine.right import Right
 from mmstore.engine.session import Session
 from mmstore.engine.write import WriteState
 from mmstore.engine.writer import Writer
@@ -30,17 +29,18 @@ __all__ = ["begin", "commit", "rollback"]
 
 def begin(session: Session, writer: Writer, timeout: float) -> WriteState:
     """Start a transaction on the newest root; raises LockTimeout, TransactionError or SyncError."""
-    roll_forgotten_back(writer)
-    base = writer.begin(timeout)
+    right = Right(writer.mutex)
     limit = 0 if session.options.in_memory else session.options.log_ring // 4
     try:
+        base = writer.begin(right, timeout)
         session.prepare_to_write()
         if session.disk_full:
             base = expire_grace(session, writer, base)
-        return WriteState(session, base, base.txn + 1, limit)
+        return WriteState(session, base, base.txn + 1, limit, right)
     except BaseException:
-        session.freelist.forget()
-        writer.end()
+        if right.held:
+            session.discard()
+        writer.end(right)
         raise
 
 
@@ -48,15 +48,11 @@ def rollback(writer: Writer, write: WriteState) -> None:
     """End a transaction without a trace."""
     try:
         write.abort()
+    except BaseException:
+        write.session.discard()
+        raise
     finally:
-        writer.end()
-
-
-def roll_forgotten_back(writer: Writer) -> None:
-    """End the transaction that nobody can end any more, if there is one."""
-    while writer.forgotten:
-        with contextlib.suppress(IndexError):  # another thread was quicker
-            rollback(writer, writer.forgotten.popleft())
+        writer.end(write.right)
 
 
 def commit(session: Session, writer: Writer, write: WriteState) -> int:
@@ -73,41 +69,40 @@ def commit(session: Session, writer: Writer, write: WriteState) -> int:
     try:
         root = write.build()
     except BaseException:
-        session.freelist.forget()
-        write.work.reset()
-        writer.end()
+        session.discard()
+        writer.end(write.right)
         raise
     if session.options.in_memory:
-        _commit_in_memory(writer, root)
+        _commit_in_memory(writer, write, root)
     elif write.operations.complete:
         _commit_small(session, writer, write, root)
     else:
-        _commit_large(session, writer, root)
+        _commit_large(session, writer, write, root)
     checkpoint.start_if_due(session, root)
     return root.txn
 
 
 def _commit_small(session: Session, writer: Writer, write: WriteState, root: Root) -> None:
     try:
-        _make_room(session, writer, write)
-        session.live.set("committing", root.txn)
-        root = append(session, writer, write, root)
-        writer.built(root)
-        if session.options.durability == "relaxed":
-            writer.publish_relaxed()
-    except BaseException:
-        writer.abandon()
-        raise
-    finally:
-        writer.end()
-    if session.options.durability == "relaxed":
-        return
-    try:
-        writer.wait_durable(root.txn)
+        try:
+            _make_room(session, writer, write)
+            session.live.set("committing", root.txn)
+            root = append(session, writer, write, root)
+            writer.built(root)
+            if session.options.durability == "relaxed":
+                writer.publish_relaxed()
+        except BaseException:
+            writer.abandon()
+            raise
+        finally:
+            writer.end(write.right)
+        if session.options.durability == "full":
+            writer.wait_durable(root.txn)
     except SyncError:
         raise
     except BaseException:
-        writer.wait_durable(root.txn)
+        writer.end(write.right)
+        writer.see_through(root.txn)
         raise
 
 
@@ -139,7 +134,7 @@ def _make_room(session: Session, writer: Writer, write: WriteState) -> None:
     assert room >= need, f"the log has {room} bytes of room after a checkpoint, {need} are needed"
 
 
-def _commit_large(session: Session, writer: Writer, root: Root) -> None:
+def _commit_large(session: Session, writer: Writer, write: WriteState, root: Root) -> None:
     try:
         writer.wait_durable(root.txn - 1)
         session.live.set("committing", root.txn)
@@ -150,7 +145,7 @@ def _commit_large(session: Session, writer: Writer, root: Root) -> None:
         writer.abandon()
         raise
     finally:
-        writer.end()
+        writer.end(write.right)
 
 
 def expire_grace(session: Session, writer: Writer, base: Root) -> Root:
@@ -167,8 +162,8 @@ def expire_grace(session: Session, writer: Writer, base: Root) -> Root:
     return root
 
 
-def _commit_in_memory(writer: Writer, root: Root) -> None:
+def _commit_in_memory(writer: Writer, write: WriteState, root: Root) -> None:
     try:
         writer.publish_now(root)
     finally:
-        writer.end()
+        writer.end(write.right)

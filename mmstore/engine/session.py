@@ -104,8 +104,9 @@ class Session:
         """The newest published root, with the file mapped as far as it goes."""
         root = self._newest
         if root is None or root.txn != self.live.txn:
-            root = self._newest = self.live.read_root()
+            root = self.live.read_root()
             self.follow(root)
+            self._newest = root
         return root
 
     def remember(self, root: Root) -> None:
@@ -117,6 +118,12 @@ class Session:
         self._newest = None
         self.freelist.forget()
         self.workspace.reset()
+
+    def discard(self) -> None:
+        """Drop what a transaction has left behind in memory; what it may be is not looked at."""
+        self.freelist.forget()
+        self.workspace.reset()
+        self.spare_indexes.clear()
 
     def follow(self, root: Root) -> None:
         """Map what other processes grew."""

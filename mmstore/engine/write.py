@@ -18,6 +18,7 @@ from mmstore.catalog.entry import Entry
 from mmstore.columns import rows as row_codec
 from mmstore.columns import sequence
 from mmstore.engine.operations import Operation, Operations
+from mmstore.engine.right import Right
 from mmstore.engine.session import Session
 from mmstore.errors import CorruptError
 from mmstore.keyspace.descriptor import IndexDescriptor
@@ -44,8 +45,10 @@ class _Mark:
 class WriteState:
     """One transaction's changes.  The caller holds the writer lock; ``limit`` bytes of operations are kept."""
 
-    def __init__(self, session: Session, base: Root, txn: int, limit: int) -> None:
+    def __init__(self, session: Session, base: Root, txn: int, limit: int, right: Right | None = None) -> None:
+        """``right``: by which its user builds; recovery needs none."""
         self.session = session
+        self.right = right
         self.base = base
         self.txn = txn
         self.work = session.workspace
@@ -58,6 +61,7 @@ class WriteState:
         self._only_deletes = True
         self.broken: BaseException | None = None
         """What a change failed of halfway; set, the transaction can't be committed."""
+        self._struck: BaseException | None = None
         self._opened_catalog: Index | None = None
         self._indexes = {b"": self._open(IndexDescriptor.unpack(base.main))}
         self._entries: dict[bytes, Entry] = {}
@@ -167,6 +171,8 @@ class WriteState:
     def _break(self, error: BaseException) -> None:
         if not isinstance(error, (TypeError, ValueError)):  # those come before anything is changed
             self.broken = error
+        if isinstance(error, MemoryError) or not isinstance(error, Exception):
+            self._struck = error  # anywhere: the free list itself may be halfway
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -288,6 +294,10 @@ class WriteState:
     # --- savepoints ---------------------------------------------------------------------------------
 
     def savepoint(self) -> _Mark:
+        with self._changing():
+            return self._mark()
+
+    def _mark(self) -> _Mark:
         mark = _Mark(
             self.work.savepoint(),
             self.operations.mark(),
@@ -303,6 +313,10 @@ class WriteState:
 
     def rollback(self, mark: _Mark) -> None:
         """Undo everything since ``mark``."""
+        with self._changing():
+            self._roll_back(mark)
+
+    def _roll_back(self, mark: _Mark) -> None:
         self._marks.pop()
         self.work.rollback(mark.work)
         self.operations.rollback(mark.operations)
@@ -317,12 +331,13 @@ class WriteState:
         self._dirty = mark.dirty
         self._catalog.desc = mark.catalog
         self.next_id = mark.next_id
-        self.broken = mark.broken
+        self.broken = mark.broken or self._struck
 
     def release(self, mark: _Mark) -> None:
         """Keep what was done since ``mark``."""
-        self._marks.pop()
-        self.work.release(mark.work)
+        with self._changing():
+            self._marks.pop()
+            self.work.release(mark.work)
 
     # --- the end ------------------------------------------------------------------------------------
 
@@ -367,5 +382,8 @@ class WriteState:
 
     def abort(self) -> None:
         """Leave no trace."""
+        if self._struck is not None:
+            self.session.discard()
+            return
         self.session.freelist.abort()
         self._close()

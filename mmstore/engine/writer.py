@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections import deque
-from typing import Any
 
 from mmstore.engine import recovery
 from mmstore.engine.publish import publish
+from mmstore.engine.right import Right
 from mmstore.engine.session import Session
 from mmstore.errors import ClosedError, LockTimeout, SyncError, TransactionError
 from mmstore.pages.root import Root
@@ -27,7 +28,12 @@ __all__ = ["Writer"]
 
 GROUPS_KEPT = 8
 
-_open_here = threading.local()  # .stores: (device, inode) -> [whether this thread's transaction on it is open]
+_open_here = threading.local()  # .stores: (device, inode) -> the right by which this thread built on it last
+
+
+def _is_held(reference: weakref.ref[Right]) -> bool:
+    right = reference()
+    return right is not None and right.held
 
 
 class Writer:
@@ -37,63 +43,74 @@ class Writer:
         self.session = session
         self.fresh = False
         """The next record is the first since the file's writer lock was taken: it carries a nonce."""
-        self._mutex = threading.Lock()
+        self.mutex = threading.Lock()
+        """Held by a ``Right`` from ``begin`` to ``end``."""
         self._state = threading.Lock()
         self._leader = threading.Lock()
         self._pending: deque[Root] = deque()
         self._newest: Root | None = None
         self._holds = False
-        self._active = 0
-        self._waiting = 0
+        self._builder: weakref.ref[Right] | None = None
+        self._waiting: set[Right] = set()
+        self._tidy = True  # False while someone builds: whoever gets the right then finds what he left behind
         self._groups = 0
-        self._token = [False]
         self._identity = session.store.backend.identity()
         self._shut = False
-        self.forgotten: deque[Any] = deque()
-        """What transactions that were dropped without an end have built: to be rolled back by the next call."""
 
     # --- building -----------------------------------------------------------------------------------
 
-    def begin(self, timeout: float) -> Root:
+    def begin(self, right: Right, timeout: float) -> Root:
         """Get the right to build and return the root to build on.
 
         Raises LockTimeout after ``timeout`` seconds, TransactionError when this thread has a transaction on
-        the same store open, SyncError when the store is poisoned.
+        the same store open, SyncError when the store is poisoned.  Whatever is raised, ``end(right)`` is due.
         """
-        mine: dict[tuple[int, int], list[bool]] = _open_here.__dict__.setdefault("stores", {})
-        if mine.get(self._identity, [False])[0]:
+        mine: dict[tuple[int, int], weakref.ref[Right]] = _open_here.__dict__.setdefault("stores", {})
+        before = mine.get(self._identity)
+        if before is not None and _is_held(before):
             raise TransactionError(
                 "this thread has a transaction open on this store, and a second one would wait for it forever; "
                 "write through that transaction, or use a savepoint inside it"
             )
         deadline = time.monotonic() + timeout
-        with self._state:
-            self._waiting += 1
-        got = self._mutex.acquire(timeout=max(0.0, min(timeout, threading.TIMEOUT_MAX)))
-        with self._state:
-            self._waiting -= 1
-            self._active += got
         try:
-            if not got:
-                raise LockTimeout(
-                    f"another thread has been writing for {timeout} s; end its transaction, "
-                    "or open with a longer timeout"
-                )
-            if self._shut:
-                raise ClosedError("this database is closed; open it again")
-            self.session.check_poison()
-            if self._holds and self._groups >= GROUPS_KEPT and self.session.locks.writer_waited():
-                self._hand_over()
-            if not self._holds:
-                self._take(deadline)
-            self._token = mine[self._identity] = [True]
-            root = self._newest
-            if root is None or not self._pending and root.txn != self.session.live.txn:
-                root = self._newest = self.session.published()
-            return root
-        except BaseException:
-            self.end(building=got)
-            raise
+            self._waiting.add(right)
+            got = right.acquire(timeout)
+        finally:
+            self._waiting.discard(right)
+        if not got:
+            raise LockTimeout(
+                f"another thread has been writing for {timeout} s; end its transaction, or open with a longer timeout"
+            )
+        me = weakref.ref(right)
+        with self._state:
+            self._builder = me
+        if self._shut:
+            raise ClosedError("this database is closed; open it again")
+        self.session.check_poison()
+        if self._holds and self._groups >= GROUPS_KEPT and self.session.locks.writer_waited():
+            self._hand_over()
+        if not self._tidy:
+            self._tidy_up()
+        if not self._holds:
+            self._take(deadline)
+        mine[self._identity] = me
+        root = self._newest
+        if root is None or not self._pending and root.txn != self.session.live.txn:
+            root = self._newest = self.session.published()
+        self._tidy = False
+        return root
+
+    def _tidy_up(self) -> None:
+        """Whoever built last vanished: an exception struck where nothing could be undone any more."""
+        self._finish_pending()
+        self._newest = None
+        self.session.discard()
+        live = self.session.live
+        if self._holds and live.get("committing") > live.txn:
+            recovery.settle(self.session)
+            self.fresh = True
+        self._tidy = True
 
     def _take(self, deadline: float) -> None:
         self.session.locks.writer_acquire(deadline)
@@ -103,46 +120,55 @@ class Writer:
             recovery.settle(self.session)
 
     def _hand_over(self) -> None:
+        self._finish_pending()
+        self._release_file()
+
+    def _finish_pending(self) -> None:
         with self._state:
             last = self._pending[-1].txn if self._pending else 0
         self.wait_durable(last)
-        self._release_file()
 
-    def end(self, building: bool = True) -> None:
-        """Give up the right to build; pending roots are still to be published."""
-        if building:
-            self._token[0] = False  # by whichever thread ends it
+    def end(self, right: Right | None) -> None:
+        """Give up the right to build, if ``right`` has it; pending roots are still to be published."""
         with self._state:
-            if building:
-                self._active = 0
-                self._mutex.release()
+            if right is not None and right.held:
+                self._tidy = True
+                right.release()
             self._release_if_idle()
 
     def _release_if_idle(self) -> None:
-        if self._holds and not self._active and not self._pending and not self._waiting:
+        building = self._builder is not None and _is_held(self._builder)
+        if self._holds and not building and not self._pending and not self._waiting:
             self._release_file()
 
     def _release_file(self) -> None:
         self._holds = False
-        self.session.locks.writer_release()
+        try:
+            self.session.locks.writer_release()
+        except BaseException:
+            self.session.locks.writer_release()
+            raise
 
     def disown(self) -> None:
         """In a forked child: the transaction that this thread may have open is the parent's."""
-        self._token[0] = False
+        right = self._builder() if self._builder is not None else None
+        if right is not None:
+            right.release()
 
     def shut(self, timeout: float) -> None:
         """The handle is being closed: wait for the transaction under way, and let nobody begin another."""
-        if not self._mutex.acquire(timeout=max(0.0, min(timeout, threading.TIMEOUT_MAX))):
+        right = Right(self.mutex)
+        if not right.acquire(timeout):
             raise LockTimeout(
                 f"another thread has had a transaction open for {timeout} s; end it before closing, "
                 "or open with a longer timeout"
             )
         self._shut = True
-        self._mutex.release()
+        right.release()
 
     def finish(self) -> None:
         """After ``shut``: see what is being committed to its end, and let go of the file."""
-        with self._mutex:
+        with self.mutex:
             with self._state:  # whoever ended just now has let go of the file
                 holds = self._holds
             if holds:
@@ -183,6 +209,13 @@ class Writer:
         with self._state:
             self._release_if_idle()
 
+    def see_through(self, txn: int) -> None:
+        """Return when root ``txn``, if it is pending, is durable and published."""
+        with self._state:
+            pending = any(root.txn == txn for root in self._pending)
+        if pending:
+            self.wait_durable(txn)
+
     def publish_relaxed(self) -> None:
         """Publish what is pending without a sync."""
         with self._leader:
@@ -211,11 +244,7 @@ class Writer:
             with self._state:
                 self._pending.clear()
                 self._newest = None
-            self.session.freelist.forget()
+            self.session.discard()
             if not self.session.live.get("poison"):
-                try:
-                    recovery.settle(self.session)
-                except BaseException:
-                    self.session.live.set("poison", 1)
-                    raise
+                recovery.settle(self.session)
                 self.fresh = True

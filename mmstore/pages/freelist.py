@@ -262,8 +262,6 @@ class FreeList:
             passed += self.blocked
             self.blocked = []
             self.blocked_pages = 0
-        self.reclaimed_at = 0
-        """The published txn id when it was last seen which held runs are needed."""
         self._blocked_by = needed
         for run in passed:
             if any(low < run.freed and high >= run.born for low, high in needed[run.kind]):
