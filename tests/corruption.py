@@ -200,7 +200,10 @@ def sample(kind: str, page_size: int = 4096, seed: int = 1) -> Sample:
     states: list[State] = []
     last = range(0)
     # The same uuid, hash seed and log id each time, so that the seed of a failed run leads to the same pages again.
-    with mock.patch("os.urandom", random.Random(seed).randbytes), open_on(fs, PATH, "c", OPTIONS, page_size) as db:
+    with (
+        mock.patch("os.urandom", random.Random(f"{kind} {seed}").randbytes),
+        open_on(fs, PATH, "c", OPTIONS, page_size) as db,
+    ):
         if kind != "young":
             fill(db, seed)
         if kind != "clean":

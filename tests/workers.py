@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import mmap
+import multiprocessing
 import os
 import random
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,8 @@ import mmstore
 from children import listen, say
 from mmstore.database.database import Database
 from mmstore.disk import libc
+from mmstore.disk.locks import FileLocks
+from mmstore.disk.posix import PosixFilesystem
 
 SPACES = ("one", "two", "three")
 
@@ -203,3 +207,17 @@ def in_spawned(db: Database, answers: Any, action: str) -> None:
     except BaseException as error:
         answers.put(repr(error))
         raise
+
+
+def contend(path: str, rounds: int, results: multiprocessing.Queue[float]) -> None:
+    """Take the writer lock again and again, counting in the file; tells the longest wait."""
+    locks, worst = FileLocks(PosixFilesystem().open(path)), 0.0
+    for _ in range(rounds):
+        began = time.monotonic()
+        locks.writer_acquire(began + 30)
+        worst = max(worst, time.monotonic() - began)
+        at = int(Path(path).read_text())
+        time.sleep(0.0005)
+        Path(path).write_text(str(at + 1))
+        locks.writer_release()
+    results.put(worst)

@@ -17,6 +17,7 @@ from mmstore.disk.memory import MemoryFilesystem
 from mmstore.disk.posix import PosixFilesystem
 from mmstore.errors import ClosedError, LockTimeout
 from mmstore.format import LOCK_GATE, LOCK_LIVE, LOCK_PINS, LOCK_SLOTS, LOCK_TURN, LOCK_WRITER
+from workers import contend
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
@@ -211,25 +212,12 @@ def test_writer(path: str) -> None:
     assert c.writer_try()
 
 
-def _contend(path: str, rounds: int, results: multiprocessing.Queue[float]) -> None:
-    locks, worst = handle(path), 0.0
-    for _ in range(rounds):
-        began = time.monotonic()
-        locks.writer_acquire(began + 30)
-        worst = max(worst, time.monotonic() - began)
-        at = int(Path(path).read_text())
-        time.sleep(0.0005)
-        Path(path).write_text(str(at + 1))
-        locks.writer_release()
-    results.put(worst)
-
-
 def test_writers_in_other_processes_take_turns(path: str) -> None:
     """Counts under the lock, and nobody starves."""
     Path(path).write_text("0")
     context = multiprocessing.get_context("spawn")
     results: multiprocessing.Queue[float] = context.Queue()
-    workers = [context.Process(target=_contend, args=(path, 100, results)) for _ in range(3)]
+    workers = [context.Process(target=contend, args=(path, 100, results)) for _ in range(3)]
     for worker in workers:
         worker.start()
     worst = [results.get(timeout=60) for _ in workers]
