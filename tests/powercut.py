@@ -407,7 +407,9 @@ def power_cut(disk: simdisk._Disk, rng: random.Random, number: int) -> SimFilesy
     Parts are taken for each file by itself: a share of its sectors, or all but a few, or only a few.
     """
     if number < 2:
-        return SimFilesystem(disk.image(rng, float(number)))
+        image = disk.image(rng, float(number))
+        image.capacity = None
+        return SimFilesystem(image)
     names = dict(disk.durable)
     share = rng.choice((0.0, 0.5, 1.0))
     for _, change in disk.pending:

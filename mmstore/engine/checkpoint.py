@@ -22,7 +22,7 @@ from mmstore import format as fmt
 from mmstore.disk.log import Log
 from mmstore.disk.storefile import StoreFile
 from mmstore.engine.session import Session
-from mmstore.errors import Error, LockTimeout, SyncError
+from mmstore.errors import DiskFullError, Error, LockTimeout, SyncError
 from mmstore.kernels.atomics import fence
 from mmstore.pages.root import Header, Root, newest_header, read_headers
 
@@ -74,7 +74,14 @@ def _write_back(store: StoreFile, end: int) -> None:
 def write_header(session: Session, root: Root) -> None:
     """Steps 4 and 5."""
     at = 1 - session.live.get("durable_at")
-    place_headers(session, at, Header(session.identity.uuid, session.live.get("log_id"), root))
+    header = Header(session.identity.uuid, session.live.get("log_id"), root)
+    place_header(session, at, header)
+    try:
+        place_header(session, 1 - at, header)
+    except DiskFullError:
+        # Where writing over takes room.  The root is durable, though nothing older may be given up: `making` stays, and
+        # the next checkpoint begins with the header that is missing.
+        return
     finish(session, root, at)
     session.counts["checkpoints"] += 1
 
