@@ -196,11 +196,15 @@ class Database(Keyspace):
         attach.require_writable(session)
         write = commit.begin(session, self.writer, session.options.timeout)
         try:
-            write.put(b"", key, value)
+            try:
+                write.put(b"", key, value)
+            except BaseException:
+                commit.rollback(self.writer, write)
+                raise
+            commit.commit(session, self.writer, write)
         except BaseException:
-            commit.rollback(self.writer, write)
+            commit.let_go(self.writer, write)
             raise
-        commit.commit(session, self.writer, write)
 
     def snapshot(self) -> Snapshot:
         """Pin the newest committed state."""

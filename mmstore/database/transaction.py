@@ -39,10 +39,13 @@ class Transaction(TransactionKeyspace):
         self.thread = threading.get_ident()
         """Who began it: close() ends it for this thread only."""
         self._write: WriteState | None = commit.begin(database.session, database.writer, timeout)
-        self._ended = ""
-        self._savepoints = 0
-        self._committed = 0
-        database.transactions.add(self)
+        try:
+            self._ended = ""
+            self._committed = 0
+            database.transactions.add(self)
+        except BaseException:
+            commit.let_go(database.writer, self._write)
+            raise
 
     def __hash__(self) -> int:
         return id(self)
@@ -170,9 +173,13 @@ class Transaction(TransactionKeyspace):
     def commit(self) -> int:
         """Commit and return the txn id; durable when this returns, unless the store is relaxed."""
         write = self.check_open()
-        self._write, self._ended = None, "has ended"
-        self._database.transactions.discard(self)
-        self._committed = commit.commit(self._database.session, self._database.writer, write)
+        try:
+            self._write, self._ended = None, "has ended"
+            self._database.transactions.discard(self)
+            self._committed = commit.commit(self._database.session, self._database.writer, write)
+        except BaseException:
+            commit.let_go(self._database.writer, write)
+            raise
         return self._committed
 
     def rollback(self) -> None:
@@ -180,8 +187,12 @@ class Transaction(TransactionKeyspace):
         if self._write is None:
             return
         write, self._write, self._ended = self._write, None, "was rolled back"
-        self._database.transactions.discard(self)
-        commit.rollback(self._database.writer, write)
+        try:
+            self._database.transactions.discard(self)
+            commit.rollback(self._database.writer, write)
+        except BaseException:
+            commit.let_go(self._database.writer, write)
+            raise
 
     def __enter__(self) -> Transaction:
         self.check_open()
@@ -193,6 +204,10 @@ class Transaction(TransactionKeyspace):
         if kind is not None:
             self.rollback()
         elif self._write is not None:
-            self.commit()
+            try:
+                self.commit()
+            except BaseException:
+                self.rollback()  # where it was struck before it began
+                raise
         elif self._ended.startswith("was inherited"):
             self.check_open()

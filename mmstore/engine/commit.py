@@ -55,6 +55,13 @@ def rollback(writer: Writer, write: WriteState) -> None:
         writer.end(write.right)
 
 
+def let_go(writer: Writer, write: WriteState) -> None:
+    """After whatever struck: nobody must wait for this transaction any more.  One that has ended stays as it ended."""
+    if write.right is not None:
+        write.right.release()
+    writer.end(None)
+
+
 def commit(session: Session, writer: Writer, write: WriteState) -> int:
     """Commit and return the txn id (the base's where nothing was changed)."""
     if write.broken is not None:

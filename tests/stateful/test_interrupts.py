@@ -1,0 +1,169 @@
+"""Ctrl-C at every moment: whatever it strikes is done or undone, the handle works on, and nothing is damaged.
+
+A timer raises an exception between any two bytecodes of a change, as SIGINT does; what is in the store is then
+compared with a model before and after the change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mmstore
+from mmstore.database.database import Database
+from mmstore.engine.write import WriteState
+
+LONG = os.environ.get("MMSTORE_STRESS") == "long"
+ROUNDS = 8000 if LONG else 700
+State = tuple[dict[bytes, bytes], dict[str, dict[bytes, bytes]], dict[str, list[int]]]
+
+
+class Strike(BaseException):
+    """Stands for KeyboardInterrupt, which would end the test run where it is not caught."""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "data.mms"
+
+
+@pytest.fixture
+def strikes() -> Iterator[None]:
+    def strike(*_: Any) -> None:
+        raise Strike
+
+    if threading.current_thread() is not threading.main_thread():
+        pytest.skip("signals are handled in the main thread only")
+    before = signal.signal(signal.SIGALRM, strike)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def state_of(db: Database) -> State:
+    with db.snapshot() as snapshot:
+        spaces = {name: dict(snapshot.keyspace(name)) for name in snapshot.keyspaces()}
+        tables = {name: snapshot.table(name)["x"].tolist() for name in snapshot.tables()}
+        return dict(snapshot), spaces, tables
+
+
+def change(db: Database, state: State, rng: random.Random) -> tuple[Callable[[], Any], State]:
+    """Some change, and the state behind it."""
+    main = dict(state[0])
+    spaces = {name: dict(space) for name, space in state[1].items()}
+    tables = {name: list(rows) for name, rows in state[2].items()}
+    after = main, spaces, tables
+    kind = rng.randrange(7)
+    if kind == 0:
+        key, value = b"k%d" % rng.randrange(40), rng.randbytes(rng.choice([10, 100, 3000]))
+        main[key] = value
+        return lambda: db.put(key, value), after
+    if kind == 1:
+        new = {b"k%d" % rng.randrange(40): rng.randbytes(rng.randrange(1500)) for _ in range(rng.randrange(1, 8))}
+        main.update(new)
+        return lambda: db.update(new), after
+    if kind == 2:
+        name, value = f"s{rng.randrange(3)}", rng.randbytes(50)
+        spaces.setdefault(name, {})[b"x"] = value
+        return lambda: db.keyspace(name).put(b"x", value), after
+    if kind == 3 and spaces:
+        name = rng.choice(sorted(spaces))
+        del spaces[name]
+        return lambda: db.drop(name), after
+    if kind == 4:
+        if "t" not in tables:
+            tables["t"] = []
+            return lambda: db.create_table("t", {"x": "i8"}), after
+        if len(tables["t"]) > 10_000:
+            del tables["t"]
+            return lambda: db.drop("t"), after
+        rows = list(range(rng.choice([1, 10, 700])))
+        tables["t"] += rows
+        return lambda: db.table("t").append({"x": rows}), after
+    if kind == 5:
+        keys = rng.sample(sorted(main), min(len(main), 5))
+        for key in keys:
+            del main[key]
+        return lambda: db.delete_many(keys), after
+    value = main[b"kept"] = rng.randbytes(200)
+
+    def nested() -> None:
+        with db.transaction() as txn:
+            txn[b"kept"] = b"0"
+            with contextlib.suppress(ZeroDivisionError), txn.savepoint():
+                txn[b"lost"] = b"1" * 2000
+                txn.clear()
+                raise ZeroDivisionError
+            with txn.savepoint():
+                txn[b"kept"] = value
+
+    return nested, after
+
+
+@pytest.mark.filterwarnings("ignore:a transaction of:ResourceWarning")  # dropped where it was struck
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a strike inside a finalizer
+@pytest.mark.parametrize("durability", ["relaxed", "full"])
+def test_strikes_at_any_moment(path: Path, durability: str, strikes: None) -> None:
+    seed = int(os.environ.get("MMSTORE_SEED", random.randrange(1 << 32)))
+    print(f"MMSTORE_SEED={seed}")
+    rng = random.Random(seed)
+    longest = (0.002 if durability == "full" else 0.001) * (1 if mmstore.compiled() else 3)
+    state: State = {}, {}, {}
+    struck = 0
+    with mmstore.open(path, durability=durability, timeout=2) as db:
+        for number in range(ROUNDS):
+            call, after = change(db, state, rng)
+            done = False
+            try:
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, rng.random() * longest + 1e-6)
+                    call()
+                    done = True
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            except Strike:
+                struck += 1
+            found = state_of(db)
+            assert found == after or not done and found == state
+            state = found
+            db[b"after"] = state[0][b"after"] = b"%d" % number  # writing goes on
+            if number % 10 == 0:
+                assert db.check() == [] and db.stats()["pins"] == 1
+        assert state_of(db) == state and db.check() == []
+    assert struck > ROUNDS / 20
+    with mmstore.open(path) as db:
+        assert state_of(db) == state and db.check() == []
+    assert os.listdir(path.parent) == ["data.mms"]
+
+
+def test_a_traceback_that_is_kept_holds_nobody_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interactive session keeps the last traceback, and with it the frames of what was struck."""
+    with mmstore.open(path, timeout=1) as db, mmstore.open(path, timeout=1) as twin:
+        kept = []
+        for place in ("write", "build", "abort"):
+            with monkeypatch.context() as patch:
+                if place != "write":
+
+                    def strike(self: Any) -> None:
+                        raise Strike
+
+                    patch.setattr(WriteState, place, strike)
+                try:
+                    with db.transaction() as txn:
+                        txn[b"lost"] = b"1"
+                        if place != "build":
+                            raise Strike
+                except Strike as error:
+                    kept.append(error)
+            twin[b"twin"] = place.encode()
+            db[b"k"] = place.encode()
+            assert dict(db) == {b"twin": place.encode(), b"k": place.encode()} and db.check() == []
+        assert len(kept) == 3
