@@ -151,7 +151,6 @@ def laboratory(seed: int, eager: bool = True) -> Iterator[None]:
         if eager:
             patch.setattr(fmt, "GRACE", 2)
             patch.setattr(freelist_module, "_GRACE", (2, 0))
-            patch.setattr(freelist_module, "_LOW_WATER", 1 << 30)
             patch.setattr(freelist_module, "_BATCH", 0)
         yield
 

@@ -26,8 +26,7 @@ __all__ = ["FreeList"]
 
 RESERVE = 32  # index pages that only a deleting transaction may use, so that a full disk can be emptied
 _GRACE = (fmt.GRACE, 0)  # by kind
-_LOW_WATER = 192  # index pages below which held runs are looked through when a transaction starts ...
-_BATCH = 16  # ... if so many transactions' runs are ready: looking for pins costs as much as a commit
+_BATCH = 32  # transactions whose runs are ready before they are looked through: looking for pins isn't free
 _DELTA_MIN = 64 << 10  # bytes of delta area that a consolidation provides at least
 
 
@@ -126,9 +125,8 @@ class FreeList:
         self._clear_transaction()
         self._fresh = False
         held = self.held[fmt.FREE_INDEX]
-        if self.free_runs[fmt.FREE_INDEX].pages < _LOW_WATER and held:
-            if held[0].freed + fmt.GRACE + _BATCH <= self._published():
-                self.reclaim()
+        if held and held[0].freed + fmt.GRACE + _BATCH <= self._published():
+            self.reclaim()  # pages used lately before ones never used: fewer to write back
 
     def abort(self) -> None:
         """Undo what was taken and given since ``begin``; the file stays as long as it grew."""
