@@ -25,7 +25,8 @@ ring are taken.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -33,7 +34,7 @@ import numpy as np
 from xxhash import xxh3_64_intdigest as xxh3_64
 
 from mmstore.disk.backend import Backend, Buffer, Filesystem
-from mmstore.errors import CorruptError
+from mmstore.errors import CorruptError, SyncError
 from mmstore.format import LOG_ALIGN, LOG_HEADER, LOG_MAGIC, LOG_RECORD, LOG_RING_AT, WAL_SUFFIX
 
 DEFAULT_RING: Final = 4 << 20
@@ -92,7 +93,8 @@ class Log:
 
         Its mode, and as root its owner, are those of the data file ``like``: whoever may commit there may here.
         A file that has the name already is replaced, since no header of this store names it; but if it
-        is the log of another store, that may still hold commits, it is moved aside first.
+        is the log of another store, that may still hold commits, it is moved aside first.  Raises
+        SyncError when the log can't be made durable.
         """
         new = path + ".new"
         if fs.exists(new):
@@ -105,10 +107,10 @@ class Log:
             fields = {"magic": LOG_MAGIC, "log_id": log_id, "uuid": uuid, "ring": ring, "checksum": 0}
             body = LOG_HEADER.pack(fields)[:-_CHECKSUM]
             backend.pwrite(body + xxh3_64(body).to_bytes(_CHECKSUM, "little"), 0)
-            backend.sync_all()
+            _sync(backend.sync_all, new)
             _move_stranger_aside(fs, path, uuid)
             fs.rename(new, path)
-            fs.sync_dir(path)
+            _sync(lambda: fs.sync_dir(path), path)
         except BaseException:
             backend.close()
             if fs.exists(new):
@@ -151,6 +153,14 @@ class Log:
             backend.close()
             raise
         return cls(backend, path, log_id, ring)
+
+    @staticmethod
+    def remove_of(fs: Filesystem, path: str, uuid: bytes) -> None:
+        """Remove a log of store ``uuid`` that no header names; another store's stays."""
+        fields = _header_at(fs, path)
+        if fields is not None and fields["uuid"] == uuid:
+            with contextlib.suppress(PermissionError):  # where the folder may not be written it does no harm
+                fs.unlink(path)
 
     def is_ours(self, fs: Filesystem, path: str) -> bool:
         """Whether the name still leads to this file."""
@@ -291,14 +301,24 @@ def _read_header(backend: Backend) -> dict[str, Any] | None:
     return fields
 
 
-def _move_stranger_aside(fs: Filesystem, path: str, uuid: bytes) -> None:
-    if not fs.exists(path):
-        return
+def _header_at(fs: Filesystem, path: str) -> dict[str, Any] | None:
     found = fs.open(path, write=False)
     try:
-        fields = _read_header(found)
+        return _read_header(found)
     finally:
         found.close()
+
+
+def _sync(how: Callable[[], None], path: str) -> None:
+    try:
+        how()
+    except OSError as error:
+        message = f"syncing {path} failed ({error}): close every handle of this store and open it again to recover"
+        raise SyncError(error.errno or 0, message) from error
+
+
+def _move_stranger_aside(fs: Filesystem, path: str, uuid: bytes) -> None:
+    fields = _header_at(fs, path) if fs.exists(path) else None
     if fields is None or fields["uuid"] == uuid:
         return
     aside = aside_path(path, fields["uuid"])

@@ -17,6 +17,7 @@ import time
 from mmstore import format as fmt
 from mmstore.disk.backend import Backend, Filesystem
 from mmstore.disk.locks import FileLocks
+from mmstore.disk.log import Log
 from mmstore.engine import checkpoint, recovery
 from mmstore.engine.publish import publish
 from mmstore.engine.session import Options, Session
@@ -167,17 +168,24 @@ def start_session(session: Session) -> None:
 
 
 def make_durable(session: Session, at: int, headers: list[Header | None]) -> None:
-    """What a newcomer builds on must survive: its makers may have died before they knew that it would."""
+    """What a newcomer builds on must survive: its makers may have died before they knew that it would.
+
+    Headers that differ: one is damaged, or its writer died before the other.  No header that names a log, and a
+    log: its last user died before he knew that both headers were durable.  What the cache has may even be marked
+    clean by a sync that failed.  So the headers are written again before pages of an older root are used again,
+    and before a new log takes the name of the one that a header on the medium may still name.
+    """
     header = headers[at]
     assert header is not None
     if header.root.txn == _FIRST:  # nobody has committed, so nobody has had to know that the file's name is durable
         session.sync(lambda: session.fs.sync_dir(session.path))
-    if headers[0] != headers[1]:
-        # Damaged, or its writer died before the other: this one may be in the cache only, and marked clean by a sync
-        # that failed.  It must be durable before pages of the other are used again, and before a new log takes the
-        # name of the one that the other still names.
+    path, _ = session.log_paths()
+    left_over = not header.log_id and not session.store.private and session.fs.exists(path)
+    if headers[0] != headers[1] or left_over:
         session.sync(session.store.sync_all)
         checkpoint.place_headers(session, at, header)
+    if left_over:
+        Log.remove_of(session.fs, path, session.identity.uuid)
 
 
 def detach(session: Session) -> None:
@@ -194,6 +202,7 @@ def detach(session: Session) -> None:
         if session.store.backend.writable:
             leave(session)
     finally:
+        session.left = True
         session.drop_log()
         session.pins.give_up_slot()
         if session.pins.alive:

@@ -175,9 +175,13 @@ def create_log(session: Session) -> Log:
         live.set("making", root.txn)
         log_id = session.new_nonce()
         path, _ = session.log_paths()
-        log = Log.create(
-            session.fs, path, log_id, session.identity.uuid, session.options.log_ring, session.store.backend
-        )
+        try:
+            log = Log.create(
+                session.fs, path, log_id, session.identity.uuid, session.options.log_ring, session.store.backend
+            )
+        except SyncError:
+            live.set("poison", 1)
+            raise
         session.drop_log()
         session.log = log
         at = 1 - live.get("durable_at")

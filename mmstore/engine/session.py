@@ -76,6 +76,8 @@ class Session:
         """The file could not grow since the last transaction began."""
         self.closed = False
         """Set before the handle leaves; another thread may still be inside."""
+        self.left = False
+        """Whether its files are closed, too."""
         self._prepared = False
         self._newest: Root | None = None
         self.checkpointing = threading.Lock()
@@ -204,7 +206,7 @@ class Session:
         try:
             how()
         except OSError as error:
-            if self.closed:  # by another thread just now: that says nothing about the disk
+            if self.left:  # by another thread just now: that says nothing about the disk
                 raise ClosedError(f"{self.path} was closed while it was being synced; open it again") from None
             self.live.set("poison", 1)
             raise SyncError(

@@ -22,7 +22,7 @@ from mmstore.errors import Error
 from mmstore.pages.root import Header, Identity
 
 LONG = os.environ.get("MMSTORE_STRESS") == "long"
-TIMES = 5 if LONG else 1 if mmstore.compiled() else 0.3
+TIMES = 5 if LONG else 0.5 if mmstore.compiled() else 0.2
 SILENCE = 60.0  # seconds for one image, on a busy machine and uncompiled
 
 

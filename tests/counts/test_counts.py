@@ -183,16 +183,16 @@ def test_a_put_copies_at_most_four_pages(path: Path, monkeypatch: pytest.MonkeyP
         return true(self, ref)
 
     with mmstore.open(path, durability="relaxed") as db:
-        fill(db, 100_000)
+        fill(db, 50_000)
         space = db.keyspace("named")
         for source in (db, space):
             db.checkpoint()
             before = db.stats()["pages"]
             db_pages = []
-            for n in range(200):
+            for n in range(60):
                 monkeypatch.setattr(Workspace, "copy", counted)
                 copies.clear()
-                source[(n * 997).to_bytes(8, "little")] = b"w" * 100
+                source[(n * 797).to_bytes(8, "little")] = b"w" * 100
                 monkeypatch.undo()
                 db_pages.append(db.stats()["pages"]["held"])
             # What was copied is held for a while: at most four pages a commit, and now and then the free list.

@@ -14,7 +14,7 @@ import pytest
 from mmstore.database.database import Database
 from mortal import Life, MortalFilesystem, stores_are_instants
 from powercut import laboratory, options, scaled
-from stage import ACTIONS, RING, Change, Stage, large, small
+from stage import ACTIONS, RING, Change, Stage, checkpoint, large, small
 
 
 def play(stage: Stage, action: Change, before: int, at: int | None, torn: bool) -> int | None:
@@ -58,12 +58,11 @@ def alone(stage: Stage, before: int) -> Database:
     return database
 
 
-def opening(stage: Stage, at: int, torn: bool) -> bool:
+def opening(stage: Stage, at: int, torn: bool, last: Change = small) -> bool:
     """A process is killed, the next dies in its recovery, a third attaches and goes on."""
     stage.bench.watching = False
     database = alone(stage, 3)
-    if at % 3 == 2:
-        large(database, stage)
+    last(database, stage)
     stage.bench.died(database)
     fs = stage.bench.process(MortalFilesystem)
     life = Life(stage.bench, fs)
@@ -73,22 +72,19 @@ def opening(stage: Stage, at: int, torn: bool) -> bool:
     return died
 
 
-def closing(stage: Stage, at: int, torn: bool) -> bool:
+def closing(stage: Stage, at: int, torn: bool, last: Change = small) -> bool:
     """The last to close dies."""
     stage.bench.watching = False
     _, database = stage.process()
     stage.bench.close(alone(stage, 3))  # not the last
-    if at % 3 == 2:
-        large(database, stage)
-    else:
-        small(database, stage)
+    last(database, stage)
     database.delete_many([b"0", b"1"])
     del stage.bench.history.states[-1].spaces[""][b"0"], stage.bench.history.states[-1].spaces[""][b"1"]
     life = Life(stage.bench, stage.bench.processes[0], database)
     return life.end(lambda: stage.bench.close(database), at, stage.rng if torn else None)
 
 
-def creating(stage: Stage, at: int, torn: bool) -> bool:
+def creating(stage: Stage, at: int, torn: bool, last: Change = small) -> bool:
     """Whoever makes the store dies."""
     stage.bench.watching = False
     fs = stage.bench.process(MortalFilesystem)
@@ -99,21 +95,30 @@ def creating(stage: Stage, at: int, torn: bool) -> bool:
     return died
 
 
-@pytest.mark.parametrize("scene", [creating, opening, closing], ids=lambda scene: scene.__name__)
-def test_death_of_one_who_is_alone(scene: Callable[[Stage, int, bool], bool]) -> None:
+SCENES = [
+    (creating, small),
+    (opening, small),
+    (opening, large),
+    (closing, small),
+    (closing, large),
+    (closing, checkpoint),
+]
+
+
+@pytest.mark.parametrize("scene, last", SCENES, ids=lambda part: part.__name__)
+def test_death_of_one_who_is_alone(scene: Callable[[Stage, int, bool, Change], bool], last: Change) -> None:
     at, died = 0, True
     while died:
-        for torn in (False, True):
-            with laboratory(at), stores_are_instants():
-                stage = Stage(at, images=2)
-                try:
-                    died = scene(stage, at, torn)
-                    stage.bench.watching = True
-                    _, next_one = stage.process()
-                    stage.settle_down(next_one)
-                    stage.bench.close(next_one)
-                finally:
-                    stage.bench.shut()
+        with laboratory(at), stores_are_instants():
+            stage = Stage(at, images=2)
+            try:
+                died = scene(stage, at, at % 2 == 1, last)
+                stage.bench.watching = True
+                _, next_one = stage.process()
+                stage.settle_down(next_one)
+                stage.bench.close(next_one)
+            finally:
+                stage.bench.shut()
         at += 1
     assert at > 5
 

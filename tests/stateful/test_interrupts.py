@@ -22,7 +22,7 @@ from mmstore.database.database import Database
 from mmstore.engine.write import WriteState
 
 LONG = os.environ.get("MMSTORE_STRESS") == "long"
-ROUNDS = 8000 if LONG else 700
+ROUNDS = 8000 if LONG else 400
 State = tuple[dict[bytes, bytes], dict[str, dict[bytes, bytes]], dict[str, list[int]]]
 
 

@@ -251,7 +251,7 @@ def test_descriptors_and_mappings_are_given_back(path: Path) -> None:
     mmstore.open(path).close()
     gc.collect()
     before = descriptors()
-    for _ in range(20):
+    for _ in range(8):
         with mmstore.open(path) as db:
             db[b"k"] = b"x" * 100_000
             view = db.view(b"k")
