@@ -73,15 +73,20 @@ def commit(session: Session, writer: Writer, write: WriteState) -> int:
     if not write.changed:
         rollback(writer, write)
         return write.base.txn
+    small = write.operations.complete
     try:
         root = write.build()
-    except BaseException:
+        if small:
+            _make_room(session, writer, write)
+        else:
+            writer.wait_durable(write.base.txn)
+    except BaseException:  # nothing is in the log yet
         session.discard()
         writer.end(write.right)
         raise
     if session.options.in_memory:
         _commit_in_memory(writer, write, root)
-    elif write.operations.complete:
+    elif small:
         _commit_small(session, writer, write, root)
     else:
         _commit_large(session, writer, write, root)
@@ -92,7 +97,6 @@ def commit(session: Session, writer: Writer, write: WriteState) -> int:
 def _commit_small(session: Session, writer: Writer, write: WriteState, root: Root) -> None:
     try:
         try:
-            _make_room(session, writer, write)
             session.live.set("committing", root.txn)
             root = append(session, writer, write, root)
             writer.built(root)
@@ -143,7 +147,6 @@ def _make_room(session: Session, writer: Writer, write: WriteState) -> None:
 
 def _commit_large(session: Session, writer: Writer, write: WriteState, root: Root) -> None:
     try:
-        writer.wait_durable(root.txn - 1)
         session.live.set("committing", root.txn)
         checkpoint.checkpoint(session, root)
         writer.publish_now(root)

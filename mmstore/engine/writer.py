@@ -92,8 +92,12 @@ class Writer:
             self._hand_over()
         if not self._tidy:
             self._tidy_up()
+        live = self.session.live
         if not self._holds:
             self._take(deadline)
+        elif not self._pending and live.get("committing") > live.txn:  # whoever failed could not settle it himself
+            recovery.settle(self.session)
+            self.fresh = True
         mine[self._identity] = me
         root = self._newest
         if root is None or not self._pending and root.txn != self.session.live.txn:
