@@ -59,6 +59,9 @@ class Layout:
         return "\n".join(lines) + "\n"
 
 
+DoesNotFit = struct.error
+"""Raised by a layout's ``pack`` for a number that has no room in its field."""
+
 # --- the file ----------------------------------------------------------------------------------------
 
 FORMAT_VERSION: Final = 1

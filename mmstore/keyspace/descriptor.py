@@ -32,7 +32,12 @@ class IndexDescriptor(NamedTuple):
 
     def pack(self) -> bytes:
         """The descriptor's bytes; the root must be a page number."""
-        return fmt.INDEX.struct.pack(*self)
+        try:
+            return fmt.INDEX.struct.pack(*self)
+        except fmt.DoesNotFit as error:
+            raise CorruptError(
+                f"an index that counts less than it has: {self}; run check(), restore a backup"
+            ) from error
 
     @classmethod
     def unpack(cls, data: Any) -> IndexDescriptor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,9 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, S
 def run(sample: Path, how: str, count: int) -> dict[str, int]:
     """Examine ``count`` damaged images in a child process; returns how often it went how."""
     count = max(8, int(count * TIMES))
-    seed = int(os.environ.get("MMSTORE_SEED", random.randrange(1 << 32)))
+    # The same damage in each run, so that a run tells of the change and not of its luck; long runs look further.
+    usual = random.randrange(1 << 32) if LONG else zlib.crc32(f"{sample.stem} {how}".encode())
+    seed = int(os.environ.get("MMSTORE_SEED", usual))
     print(f"{sample.name}, {how}: MMSTORE_SEED={seed}")
     said: Any = None
     with Child("corruption", "batch", str(sample), how, seed, count) as child:
@@ -109,7 +112,7 @@ def test_a_flipped_bit_in_the_fixed_structures(samples: Any, name: str, how: str
 @pytest.mark.parametrize(("name", "count"), [("clean", 150), ("log", 100), ("clean 16 KiB", 50), ("log 64 KiB", 30)])
 def test_a_flipped_bit_in_pages(samples: Any, name: str, count: int) -> None:
     outcomes = run(samples[name][0], "data", count)
-    assert outcomes.get("errors", 0) > 0, outcomes
+    assert outcomes.get("errors", 0) + outcomes.get("refused", 0) > 0, outcomes
 
 
 @pytest.mark.parametrize("name", ["log", "young", "old", "log 64 KiB"])
