@@ -21,7 +21,8 @@ from mmstore.keyspace.index import Index
 
 if TYPE_CHECKING:
     from mmstore.database.database import Database
-    from mmstore.database.table import TableWriter
+    from mmstore.database.arrays import ArrayWriter
+    from mmstore.database.tablewriter import TableWriter
 
 __all__ = ["Transaction"]
 
@@ -126,7 +127,7 @@ class Transaction(TransactionKeyspace):
         return TransactionKeyspace(self, name_bytes(name))
 
     def create_table(self, name: str, schema: Any, key: Any = None) -> TableWriter:
-        """Make a table; ValueError if the name is taken."""
+        """Make a table; see `Database.create_table`."""
         made = Schema.of(schema, key)
         write = self.check_open()
         self._free_name(write, name)
@@ -135,11 +136,32 @@ class Transaction(TransactionKeyspace):
 
     def table(self, name: str) -> TableWriter:
         """The table ``name``; KeyError if there is none."""
-        from mmstore.database.table import TableWriter
+        from mmstore.database.tablewriter import TableWriter
 
         if self._expect(self.check_open(), name_bytes(name), fmt.ENTRY_TABLE) is None:
             raise KeyError(name)
         return TableWriter(self, name_bytes(name))
+
+    def create_array(self, name: str, dtype: Any, shape: int | tuple[int, ...] = (0,)) -> ArrayWriter:
+        """Make an array; see `Database.create_array`."""
+        from mmstore.database.arrays import array_entry
+
+        length, entry = array_entry(dtype, shape)
+        write = self.check_open()
+        self._free_name(write, name)
+        write.create(name_bytes(name), entry)
+        made = self.array(name)
+        if length:
+            made.resize(length)
+        return made
+
+    def array(self, name: str) -> ArrayWriter:
+        """The array ``name``; KeyError if there is none."""
+        from mmstore.database.arrays import ArrayWriter
+
+        if self._expect(self.check_open(), name_bytes(name), fmt.ENTRY_ARRAY) is None:
+            raise KeyError(name)
+        return ArrayWriter(self, name_bytes(name))
 
     def drop(self, name: str) -> None:
         """Remove a keyspace, table or array with all it has; KeyError if there is none."""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from mmstore import format as fmt
 from mmstore.disk.backend import Backend, Filesystem
@@ -72,6 +73,8 @@ class Session:
         self.workspace = Workspace(self.store, self.freelist, identity.page_size, identity.seed)
         self.log: Log | None = None
         self.spare_indexes: list[Index] = []
+        self.words: dict[Any, dict[bytes, int]] = {}
+        """The words of category columns, as `columns.words` has them, of states that were committed or are being."""
         self.disk_full = False
         """The file could not grow since the last transaction began."""
         self.closed = False
@@ -126,6 +129,7 @@ class Session:
         self.freelist.forget()
         self.workspace.reset()
         self.spare_indexes.clear()
+        self.words.clear()
 
     def follow(self, root: Root) -> None:
         """Map what other processes grew."""
