@@ -54,6 +54,7 @@ class Kernels:
         load = importlib.import_module
         self.hashing = load(f"{name}.kernels.hashing")
         self.bucket = load(f"{name}.kernels.bucket")
+        self.packed = load(f"{name}.kernels.packed")
         self.tree = load(f"{name}.kernels.tree")
         self.Tree = self.tree.Tree
         self.Index = load(f"{name}.keyspace.index").Index

@@ -9,8 +9,11 @@ cdef uint64_t HEAD, COUNT, TOP, GARBAGE, NEXT, LARGE, LARGE_HASH, LARGE_KEY_SIZE
 @cython.locals(count=uint64_t, tag=uint64_t, i=uint64_t, entry=uint64_t, at=uint64_t, header=uint64_t, n_value=uint64_t, n_key=uint64_t)
 cdef uint64_t find(const unsigned char *page, uint64_t size, uint64_t h, const unsigned char *key, uint64_t n, cython.Py_ssize_t start) noexcept nogil
 
+@cython.locals(count=uint64_t)
+cdef void expect_entry(const unsigned char *page, uint64_t size, uint64_t h) noexcept nogil
+
 @cython.locals(count=uint64_t, i=uint64_t, at=uint64_t)
-cdef void expect(const unsigned char *page, uint64_t size, uint64_t h) noexcept nogil
+cdef uint64_t expect(const unsigned char *page, uint64_t size, uint64_t h) noexcept nogil
 
 @cython.locals(i=uint64_t)
 cdef uint64_t lower_bound(const unsigned char *page, uint64_t count, uint64_t tag) noexcept nogil

@@ -38,8 +38,8 @@ BAD = 1
 def find(page: Any, size: int, h: int, key: Any, n: int, start: int) -> int:
     """Where the record of ``key`` is: unit << 48 | entry number << 32 | record header; 0: not here; 1: corrupt.
 
-    ``start`` is -1, or the entry number behind a large record that was found to have another key: of
-    those only the hash and the key's length are compared here.
+    ``start`` is -1, what ``expect`` said, or the entry number behind a large record that was found to have
+    another key: of those only the hash and the key's length are compared here.
     """
     count = raw.load16(page, COUNT)
     if HEAD + 4 * count > size:
@@ -71,17 +71,25 @@ def find(page: Any, size: int, h: int, key: Any, n: int, start: int) -> int:
     return 0
 
 
-def expect(page: Any, size: int, h: int) -> None:
-    """Have the record that ``find`` will probably look at on its way."""
+def expect_entry(page: Any, size: int, h: int) -> None:
+    """Have the entry that ``find`` will probably begin with on its way."""
     count = raw.load16(page, COUNT)
-    if count == 0 or HEAD + 4 * count > size:
-        return
+    if HEAD + 4 * count <= size:
+        raw.prefetch(page, HEAD + 4 * ((h & 0xFFFF) * count >> 16))
+
+
+def expect(page: Any, size: int, h: int) -> int:
+    """Have the record that ``find`` will probably look at on its way; returns the entry to begin with."""
+    count = raw.load16(page, COUNT)
+    if HEAD + 4 * count > size:
+        return 0
     i = lower_bound(page, count, h & 0xFFFF)
     if i < count:
         at = (raw.load32(page, HEAD + 4 * i) & 0xFFFF) * 8
         raw.prefetch(page, at - 4)
         raw.prefetch(page, at + 60)
         raw.prefetch(page, at + 124)
+    return i
 
 
 def lower_bound(page: Any, count: int, tag: int) -> int:

@@ -73,9 +73,9 @@ static inline uint64_t mms_fold64(uint64_t a, uint64_t b) {
 #endif
 }
 
-static inline void mms_prefetch(const unsigned char *p, size_t at) {
+static inline void mms_prefetch(const void *p, size_t at) {
 #if defined(__GNUC__)
-    __builtin_prefetch(p + at);
+    __builtin_prefetch((const unsigned char *)p + at);
 #else
     (void)p;
     (void)at;

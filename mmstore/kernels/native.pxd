@@ -3,11 +3,15 @@
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.list cimport PyList_GET_ITEM
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memmove, memset
 
 cdef enum:
     COMPILED = 1
+
+cdef extern from "Python.h":
+    ctypedef struct PyListObject:
+        void **ob_item
 
 cdef extern from "native.h" nogil:
     uint64_t load8 "mms_load8" (const unsigned char *p, size_t at) noexcept
@@ -22,8 +26,11 @@ cdef extern from "native.h" nogil:
     void store64 "mms_store64" (unsigned char *p, size_t at, uint64_t x) noexcept
     uint64_t fold64 "mms_fold64" (uint64_t a, uint64_t b) noexcept
     uint64_t xxh3_long "mms_xxh3_long" (const unsigned char *p, size_t at, size_t n, uint64_t seed, const unsigned char *secret) noexcept
-    void prefetch "mms_prefetch" (const unsigned char *p, size_t at) noexcept
+    void prefetch "mms_prefetch" (const void *p, size_t at) noexcept
     void sort64 "mms_sort64" (uint64_t *a, uint64_t *scratch, size_t n, int low) noexcept
+
+cdef extern from "columns.h" nogil:
+    int64_t check_offsets "mms_check_offsets" (const int64_t *offsets, int64_t n, int64_t limit) noexcept
 
 
 cdef inline void store8(unsigned char *p, size_t at, uint8_t x) noexcept nogil:
@@ -44,6 +51,10 @@ cdef inline bint equal(const unsigned char *a, size_t a_at, const unsigned char 
 
 cdef inline bytes take(const unsigned char *p, size_t at, size_t n):
     return PyBytes_FromStringAndSize(<const char *> (p + at), n)
+
+
+cdef inline void prefetch_slot(list items, size_t i) noexcept:
+    prefetch((<PyListObject *> items).ob_item, i * sizeof(void *))
 
 
 cdef inline void prefetch_item(list items, size_t i) noexcept:
@@ -69,6 +80,10 @@ cdef inline uint64_t *words(uint64_t[::1] array) noexcept:
 
 cdef inline uint32_t *halves(uint32_t[::1] array) noexcept:
     return &array[0] if array.shape[0] else NULL
+
+
+cdef inline const int64_t *longs(const int64_t[::1] view) noexcept:
+    return &view[0] if view.shape[0] else NULL
 
 
 cdef inline const unsigned char *part(const unsigned char *p, size_t at, size_t n) noexcept nogil:

@@ -14,11 +14,13 @@ from array import array
 from struct import Struct
 from typing import Any
 
+import numpy as np
 from xxhash import xxh3_64_intdigest
 
 __all__ = [
     "COMPILED",
     "address",
+    "check_offsets",
     "clear",
     "content",
     "equal",
@@ -28,6 +30,7 @@ __all__ = [
     "load32",
     "load64",
     "load8",
+    "longs",
     "move",
     "part",
     "peek32",
@@ -35,6 +38,7 @@ __all__ = [
     "peek8",
     "prefetch",
     "prefetch_item",
+    "prefetch_slot",
     "sort64",
     "store16",
     "store32",
@@ -126,14 +130,19 @@ def content(data: bytes) -> Buffer:
     return data
 
 
-def words(numbers: array[int]) -> Buffer:
-    """An array("Q") as something to index."""
+def words(numbers: array[int] | memoryview[int]) -> Buffer:
+    """An array("Q"), or a part of one, as something to index."""
     return numbers
 
 
 def halves(numbers: array[int]) -> Buffer:
     """An array("I") as something to index."""
     return numbers
+
+
+def longs(numbers: array[int] | memoryview[int]) -> Buffer:
+    """An array("q"), or a read-only buffer of int64, as something to index."""
+    return memoryview(numbers)
 
 
 def part(buffer: Buffer, at: int, n: int) -> Buffer:
@@ -159,6 +168,10 @@ def prefetch(page: Buffer, at: int) -> None:
     """Only the compiled run can do that."""
 
 
+def prefetch_slot(items: list[Any], i: int) -> None:
+    """Have the place ``items[i]`` of a list on its way."""
+
+
 def prefetch_item(items: list[Any], i: int) -> None:
     """Have the object at ``items[i]`` on its way."""
 
@@ -166,3 +179,14 @@ def prefetch_item(items: list[Any], i: int) -> None:
 def sort64(numbers: Buffer, scratch: Buffer, n: int, low: int) -> None:
     """Sorts the first n by their bits [low, 64); equal ones keep their order."""
     numbers[:n] = array("Q", sorted(numbers[:n], key=lambda number: number >> low))
+
+
+# --- loops over columns: columns.h ------------------------------------------------------------------
+
+
+def check_offsets(offsets: Buffer, n: int, limit: int) -> int:
+    """The first of n offsets that is below 0, beyond limit or below its predecessor; -1 if none is."""
+    numbers = np.frombuffer(offsets, np.int64, n)
+    bad = (numbers < 0) | (numbers > limit)
+    bad[1:] |= numbers[1:] < numbers[:-1]
+    return int(bad.argmax()) if bad.any() else -1

@@ -50,7 +50,7 @@ cdef class Shape(Path):
     cdef uint64_t load_of(self, uint64_t ref) except? 0xFFFFFFFFFFFFFFFF
 
     @cython.locals(space=Space, size=uint64_t, node="const unsigned char *", page="const unsigned char *", slot=uint64_t, n=uint64_t, before=uint64_t, ref=uint64_t, source=uint64_t, count=uint64_t, i=uint64_t, entry=uint64_t, unit=uint64_t, h=uint64_t, at=uint64_t, weight=uint64_t)
-    cdef int gather(self, uint64_t start, uint64_t stop) except -1
+    cdef int collect(self, uint64_t start, uint64_t stop) except -1
 
     cdef int weigh(self, uint64_t h, uint64_t need) except -1
 

@@ -53,7 +53,7 @@ class Shape(Path):
         self.alone = False
 
     def _prepare(self) -> int:
-        """Have memory for ``gather``."""
+        """Have memory for ``collect``."""
         self.weights_view = array("Q", bytes(8 * self.slots))
         self.weights = raw.words(self.weights_view)
         self._grow_origins()
@@ -108,12 +108,12 @@ class Shape(Path):
             if not self.alone:
                 self.join_neighbour(need)
                 if self.left < left or self.right > right:
-                    self.gather(self.left, self.right)
+                    self.collect(self.left, self.right)
                     self.weigh(h, need)
                     if self.total <= self.room * 2 * SHARE // 100 and self.cut(2) or self.cut(3):
                         return self.spread()
                     self.left, self.right = left, right
-            self.gather(left, right)
+            self.collect(left, right)
             self.weigh(h, need)
             self.cut(2)
             return self.spread()
@@ -123,7 +123,7 @@ class Shape(Path):
             self.assign_slots(left, right, fresh)
             self.pages += 1
             return 0
-        self.gather(left, right)
+        self.collect(left, right)
         self.cut1 = left + (right - left >> 1)
         self.cut2 = right
         return self.spread()
@@ -186,7 +186,7 @@ class Shape(Path):
 
     # --- moving records between buckets -------------------------------------------------------------
 
-    def gather(self, start: int, stop: int) -> int:
+    def collect(self, start: int, stop: int) -> int:
         """Note all records of the slots [start, stop), and what each slot weighs; changes nothing.
 
         A record is noted as tag << 48 | number of its page in ``origin`` << 32 | unit << 16 | slot.
@@ -239,7 +239,7 @@ class Shape(Path):
         return 0
 
     def weigh(self, h: int, need: int) -> int:
-        """Add a record to come to what was gathered."""
+        """Add a record to come to what was collected."""
         self.weights[slot_of(h, self.node_d, self.slots)] += need
         self.total += need
         return 0
@@ -274,14 +274,14 @@ class Shape(Path):
         )
 
     def weight(self, start: int, stop: int) -> int:
-        """Bytes gathered in the slots [start, stop)."""
+        """Bytes collected in the slots [start, stop)."""
         total = 0
         for slot in range(start, stop):
             total += self.weights[slot]
         return total
 
     def spread(self) -> int:
-        """Write what was gathered into new buckets [left, cut1), [cut1, cut2), [cut2, right); the node is writable."""
+        """Write what was collected into new buckets [left, cut1), [cut1, cut2), [cut2, right); the node is writable."""
         raw.sort64(self.records, self.other, self.n_records, 48)
         self.fill(self.left, self.cut1)
         if self.cut1 < self.cut2:
@@ -294,7 +294,7 @@ class Shape(Path):
         return 0
 
     def fill(self, start: int, stop: int) -> int:
-        """Write the gathered records of the slots [start, stop) into one new bucket, or a chain."""
+        """Write the collected records of the slots [start, stop) into one new bucket, or a chain."""
         space = self.space
         size = self.page_size
         following = 0
@@ -353,7 +353,7 @@ class Shape(Path):
             self.own_node()
             self.slot, self.head = half, middle
             self.run()
-            self.gather(self.left, self.right)
+            self.collect(self.left, self.right)
             self.cut1 = half
             self.spread()
             page = space.page(self.node, NODE_KIND)
@@ -407,7 +407,7 @@ class Shape(Path):
             self.pages -= 1
             self.head = ref
         elif load + self.load_of(ref) <= self.room * MERGED // 100:
-            self.gather(self.left, self.right)
+            self.collect(self.left, self.right)
             self.spread()
             self.head = raw.load32(self.space.page(self.node, NODE_KIND), HEAD + 4 * self.slot)
         else:

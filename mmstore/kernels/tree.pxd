@@ -1,15 +1,16 @@
 cimport cython
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 cimport mmstore.kernels.bucket as bucket
 cimport mmstore.kernels.hashing as hashing
 cimport mmstore.kernels.native as raw
+cimport mmstore.kernels.packed as packed
 from mmstore.kernels.space cimport Space
 
 cdef uint64_t PRIVATE, HEAD, DEPTH, PREFIX, LEVEL, COUNT, NEXT, RUN, RUN_ALIGN
 cdef uint64_t LARGE, LARGE_VALUE_SIZE, LARGE_KEY_SIZE, LARGE_PAGE, LARGE_PAGES
 cdef uint64_t DIRECTORY_KIND, NODE_KIND, BUCKET_KIND, MASK32, MASK64, MAX_DEPTH
-cdef uint64_t GET, HAS, LOCATE, GROUP
+cdef uint64_t LARGE_HEADER, GET, HAS, LOCATE, GROUP
 
 cpdef bytes plain(data)
 
@@ -39,8 +40,17 @@ cdef class Tree:
     @cython.locals(data=bytes, n=uint64_t, where="const unsigned char *")
     cpdef object locate(self, key)
 
-    @cython.locals(n=uint64_t, start=uint64_t, size=uint64_t, i=uint64_t, h=uint64_t, node=uint64_t, page="const unsigned char *", hashes="uint64_t *", refs="uint64_t *", key=bytes, found=list, data=list)
+    @cython.locals(n=uint64_t, start=uint64_t, size=uint64_t, i=uint64_t, hashes="uint64_t *", refs="uint64_t *", entries="uint64_t *", key=bytes, found=list, data=list)
     cpdef list get_many(self, list keys)
+
+    @cython.locals(n=int64_t, width=uint64_t, to="unsigned char *", mark="unsigned char *", keys="const unsigned char *", place="const int64_t *", hashes="uint64_t *", refs="uint64_t *", entries="uint64_t *", key="const unsigned char *", start=int64_t, count=int64_t, i=int64_t, at=uint64_t, n_key=uint64_t, there=bint)
+    cpdef object gather(self, data, offsets, out, size, found)
+
+    @cython.locals(page="const unsigned char *", found=uint64_t, header=uint64_t, have=uint64_t, value=bytes)
+    cdef bint fetch(self, const unsigned char *key, uint64_t n, uint64_t h, uint64_t ref, int64_t entry, unsigned char *to, uint64_t position, uint64_t size) except -1
+
+    @cython.locals(i=uint64_t, h=uint64_t, node=uint64_t, slot=uint64_t, page="const unsigned char *")
+    cdef int approach(self, uint64_t *hashes, uint64_t *refs, uint64_t *entries, uint64_t n) except -1
 
     cdef uint64_t top(self) except? 0xFFFFFFFFFFFFFFFF
 
@@ -57,7 +67,7 @@ cdef class Tree:
     cdef object seek(self, const unsigned char *key, uint64_t n, uint64_t h, uint64_t what)
 
     @cython.locals(size=uint64_t, steps=uint64_t, mark=uint64_t, found=uint64_t, header=uint64_t, at=uint64_t, page="const unsigned char *", where="const unsigned char *", record=bytes)
-    cdef object search_chain(self, const unsigned char *key, uint64_t n, uint64_t h, uint64_t ref, uint64_t what)
+    cdef object search_chain(self, const unsigned char *key, uint64_t n, uint64_t h, uint64_t ref, uint64_t what, int64_t entry)
 
     @cython.locals(where="const unsigned char *", page=uint64_t, pages=uint64_t, value_size=uint64_t, room=uint64_t)
     cdef bint same_key(self, bytes record, const unsigned char *key, uint64_t n) except -1

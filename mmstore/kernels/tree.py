@@ -20,7 +20,7 @@ from typing import Any
 
 from mmstore import format as fmt
 from mmstore.errors import CorruptError
-from mmstore.kernels import bucket, hashing, raw
+from mmstore.kernels import bucket, hashing, packed, raw
 from mmstore.kernels.space import Space
 
 __all__ = ["Tree", "bound_of", "plain", "slot_of"]
@@ -46,7 +46,8 @@ MASK32 = 0xFFFF_FFFF
 MASK64 = 0xFFFF_FFFF_FFFF_FFFF
 MAX_DEPTH = 36  # a directory of 2^36 entries has more pages than a file
 GET, HAS, LOCATE = 0, 1, 2
-GROUP = 32  # keys of get_many that are under way at a time
+LARGE_HEADER = fmt.LARGE_MARK << 16
+GROUP = 32  # keys that are under way at a time
 
 
 def plain(data: Any) -> bytes:
@@ -145,10 +146,10 @@ class Tree:
             return [self.get(item) for item in keys]
         found: list[Any] = []
         data: list[bytes] = []
-        hashes_view = array("Q", bytes(8 * GROUP))
-        refs_view = array("Q", bytes(8 * GROUP))
-        hashes = raw.words(hashes_view)
-        refs = raw.words(refs_view)
+        ways = array("Q", bytes(24 * GROUP))
+        hashes = raw.words(ways)
+        refs = raw.words(memoryview(ways)[GROUP:])
+        entries = raw.words(memoryview(ways)[2 * GROUP :])
         start = 0
         while start < n:
             size = min(GROUP, n - start)
@@ -157,21 +158,106 @@ class Tree:
                 one = keys[start + i]
                 key = one if type(one) is bytes else plain(one)
                 data.append(key)
-                h = hashing.hash64(raw.content(key), 0, len(key), self.space.seed) & self.space.mask
-                hashes[i] = h
-                node = self.node_of(h)
-                page = self.space.page(node, NODE_KIND)
-                raw.prefetch(page, HEAD + 4 * slot_of(h, self.node_depth(node, page, h), self.slots))
-            for i in range(size):
-                refs[i] = self.descend(hashes[i])
-                self.space.expect(refs[i])
-            for i in range(size):
-                bucket.expect(self.space.page(refs[i], BUCKET_KIND), self.page_size, hashes[i])
+                hashes[i] = hashing.hash64(raw.content(key), 0, len(key), self.space.seed) & self.space.mask
+            self.approach(hashes, refs, entries, size)
             for i in range(size):
                 key = data[i]
-                found.append(self.search_chain(raw.content(key), len(key), hashes[i], refs[i], GET))
+                found.append(self.search_chain(raw.content(key), len(key), hashes[i], refs[i], GET, entries[i]))
             start += size
         return found
+
+    def gather(self, data: Any, offsets: Any, out: Any, size: int, found: Any) -> None:
+        """Copy the values of the keys ``data[offsets[i]:offsets[i + 1]]`` to ``out[i * size:(i + 1) * size]``.
+
+        ``found[i]`` becomes 1, or 0 where there is no such key, and then the bytes in ``out`` are zeros.  Both are
+        writable buffers of just that length, in bytes; ``offsets`` is one of int64.
+
+        Raises ValueError where a buffer, an offset or a key's length is wrong, or a value has not ``size`` bytes;
+        in the last case ``out`` and ``found`` are left half done.
+        """
+        source, places = packed.keys(data, offsets)
+        n = len(places) - 1
+        if size < 0:
+            raise ValueError(f"expected a size of at least 0 bytes, found {size}")
+        room = packed.room(out, n * size, "out")
+        marks = packed.room(found, n, "found")
+        width = size
+        to = raw.writable(room)
+        mark = raw.writable(marks)
+        keys = raw.address(source)
+        place = raw.longs(places)
+        ways = array("Q", bytes(24 * GROUP))
+        hashes = raw.words(ways)
+        refs = raw.words(memoryview(ways)[GROUP:])
+        entries = raw.words(memoryview(ways)[2 * GROUP :])
+        start = 0
+        while start < n:
+            count = min(GROUP, n - start)
+            for i in range(count):
+                at = place[start + i]
+                hashes[i] = hashing.hash64(keys, at, place[start + i + 1] - at, self.space.seed) & self.space.mask
+            if self.height:
+                self.approach(hashes, refs, entries, count)
+            for i in range(count):
+                at = place[start + i]
+                n_key = place[start + i + 1] - at
+                key = raw.part(keys, at, n_key)
+                there = self.height > 0 and self.fetch(key, n_key, hashes[i], refs[i], entries[i], to, start + i, width)
+                if not there:
+                    raw.clear(to, (start + i) * width, width)
+                raw.store8(mark, start + i, there)
+            start += count
+
+    def fetch(self, key: Any, n: int, h: int, ref: int, entry: int, to: Any, position: int, size: int) -> bool:
+        """Copy the value of ``key``, as ``search_chain`` finds it, to its position; whether there is one."""
+        page = self.space.page(ref, BUCKET_KIND)
+        found = bucket.find(page, self.page_size, h, key, n, entry)
+        header = found & MASK32
+        if found > 1 and header < LARGE_HEADER:
+            have = header >> 16
+            if have == size:
+                raw.move(to, position * size, page, 8 * (found >> 48), size)
+                return True
+        else:
+            if found == 0 and raw.load32(page, NEXT) == 0:
+                return False
+            value = self.search_chain(key, n, h, ref, GET, entry)
+            if value is None:
+                return False
+            have = len(value)
+            if have == size:
+                raw.move(to, position * size, raw.content(value), 0, size)
+                return True
+        raise ValueError(f"expected values of {size} bytes, found one of {have} at position {position}")
+
+    def approach(self, hashes: Any, refs: Any, entries: Any, n: int) -> int:
+        """Set ``refs`` to the first buckets for n ``hashes``, ``entries`` to where to begin to search them.
+
+        Each step is taken for all of them at a time, so that their cache misses overlap.  The index isn't empty.
+        """
+        if not raw.COMPILED or self.height == 1:
+            for i in range(n):
+                refs[i] = self.descend(hashes[i])
+                page = self.space.page(refs[i], BUCKET_KIND)
+                entries[i] = bucket.expect(page, self.page_size, hashes[i])
+            return 0
+        for i in range(n):
+            refs[i] = self.node_of(hashes[i])
+            raw.prefetch(self.space.known(refs[i]), 0)
+        for i in range(n):
+            h = hashes[i]
+            page = self.space.page(refs[i], NODE_KIND)
+            slot = slot_of(h, self.node_depth(refs[i], page, h), self.slots)
+            raw.prefetch(page, HEAD + 4 * slot)
+            entries[i] = slot
+        for i in range(n):
+            refs[i] = raw.load32(self.space.known(refs[i]), HEAD + 4 * entries[i])
+            raw.prefetch(self.space.known(refs[i]), 0)
+        for i in range(n):
+            bucket.expect_entry(self.space.page(refs[i], BUCKET_KIND), self.page_size, hashes[i])
+        for i in range(n):
+            entries[i] = bucket.expect(self.space.known(refs[i]), self.page_size, hashes[i])
+        return 0
 
     def top(self) -> int:
         """The reference to the root, also after the pool that it was in has been spilled to the file."""
@@ -216,16 +302,16 @@ class Tree:
             return None
         ref = self.descend(h)
         self.space.expect(ref)
-        return self.search_chain(key, n, h, ref, what)
+        return self.search_chain(key, n, h, ref, what, -1)
 
-    def search_chain(self, key: Any, n: int, h: int, ref: int, what: int) -> Any:
-        """The same, from its first bucket on."""
+    def search_chain(self, key: Any, n: int, h: int, ref: int, what: int, entry: int) -> Any:
+        """The same, from its first bucket on, and there from ``entry`` on, as ``bucket.find`` has it."""
         size = self.page_size
         steps = 0
         mark = 0
         while True:
             page = self.space.page(ref, BUCKET_KIND)
-            found = bucket.find(page, size, h, key, n, -1)
+            found = bucket.find(page, size, h, key, n, entry)
             while found > 1:
                 header = found & MASK32
                 at = 8 * (found >> 48)
@@ -248,6 +334,7 @@ class Tree:
             if found:
                 raise self.space.corrupt(ref, BUCKET_KIND)
             ref = raw.load32(page, NEXT)
+            entry = -1
             if ref == 0:
                 return None
             # A chain must not come back to where it was: remembered at every power of two of steps.

@@ -22,8 +22,11 @@ cdef class Writer(Shape):
     @cython.locals(n=uint64_t, h=uint64_t, where="const unsigned char *", body="const unsigned char *")
     cpdef bint put_record(self, bytes key, bytes record) except -1
 
-    @cython.locals(data=bytes, n=uint64_t, h=uint64_t, ref=uint64_t, where="const unsigned char *", large=object)
+    @cython.locals(data=bytes, n=uint64_t, where="const unsigned char *")
     cpdef bint delete(self, key) except -1
+
+    @cython.locals(ref=uint64_t, large=object)
+    cdef bint remove(self, const unsigned char *key, uint64_t n, uint64_t h) except -1
 
     @cython.locals(space=Space, size=uint64_t, need=uint64_t, at=uint64_t, old=uint64_t, before=uint64_t, page="unsigned char *", large=object)
     cdef bint enter(self, const unsigned char *key, uint64_t n, uint64_t h, const unsigned char *body, uint64_t m, uint64_t header, uint64_t value_size) except -1

@@ -67,13 +67,16 @@ class Writer(Shape):
         data = key if type(key) is bytes else plain(key)
         n = len(data)
         where = raw.content(data)
+        return self.remove(where, n, hashing.hash64(where, 0, n, self.space.seed) & self.space.mask)
+
+    def remove(self, key: Any, n: int, h: int) -> bool:
+        """Remove the record of ``key``, whose hash is ``h``; whether there was one."""
         if self.height == 0:
             return False
         if self.space.dirty >= self.space.full:
             self.spill()
-        h = hashing.hash64(where, 0, n, self.space.seed) & self.space.mask
         self.aim(h)
-        ref = self.search(where, n, h)
+        ref = self.search(key, n, h)
         if ref == 0:
             return False
         ref = self.own_chained(ref)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+from itertools import accumulate
 from typing import Any
 
 from hypothesis import settings
@@ -22,7 +24,13 @@ values = st.one_of(
     st.integers(0, 2200).map(lambda n: b"v" * n),
     st.sampled_from([4084, 4096, 20000, 70000]).map(lambda n: b"V" * n),
 )
+sizes = st.sampled_from([0, 4, 8, 300, 1000, 5000])
 masks = st.sampled_from([ALL, 0, 0xFF, 0xFFFF, 0xF << 60, 0xF << 60 | 0x3, 0xFFFF << 20, ALL >> 12])
+
+
+def pack(some: list[bytes]) -> tuple[bytes, array[int]]:
+    """Keys as data and offsets."""
+    return b"".join(some), array("q", [0, *accumulate(map(len, some))])
 
 
 class IndexMachine(RuleBasedStateMachine):
@@ -73,6 +81,33 @@ class IndexMachine(RuleBasedStateMachine):
         new = len({*self.model, *(key for key, _ in pairs)}) - len(self.model)
         self.model.update(pairs)
         assert self.both(lambda store: store.index.put_many([k for k, _ in pairs], [v for _, v in pairs])) == new
+
+    @rule(some=st.lists(keys, max_size=20), start=st.integers(0, 3000), n=st.integers(0, 100), size=sizes)
+    def put_packed(self, some: list[bytes], start: int, n: int, size: int) -> None:
+        some = some + [b"%d" % i for i in range(start, start + n)]
+        data, offsets = pack(some)
+        values = b"".join((b"%d," % i * size)[:size] for i in range(len(some)))
+        new = len({*self.model, *some}) - len(self.model)
+        self.model.update((key, values[i * size : (i + 1) * size]) for i, key in enumerate(some))
+        assert self.both(lambda store: store.index.put_packed(data, offsets, values, size)) == new
+
+    @rule(some=st.lists(keys, max_size=20), start=st.integers(0, 3000), n=st.integers(0, 100))
+    def delete_packed(self, some: list[bytes], start: int, n: int) -> None:
+        some = some + [b"%d" % i for i in range(start, start + n)]
+        there = self.model.keys() & set(some)
+        assert self.both(lambda store: store.index.delete_packed(*pack(some))) == len(there)
+        for key in there:
+            del self.model[key]
+
+    @rule(some=st.lists(keys, max_size=20), start=st.integers(0, 3000), n=st.integers(0, 100), size=sizes)
+    def gather(self, some: list[bytes], start: int, n: int, size: int) -> None:
+        some = some + [b"%d" % i for i in range(start, start + n)]
+        some = [key for key in some if len(self.model.get(key, bytes(size))) == size]
+        for store in self.stores:
+            out, found = bytearray(b"x" * size * len(some)), bytearray(b"x" * len(some))
+            store.index.gather(*pack(some), out, size, found)
+            assert out == b"".join(self.model.get(key, bytes(size)) for key in some)
+            assert [*found] == [key in self.model for key in some]
 
     @rule()
     def clear(self) -> None:

@@ -1,0 +1,16 @@
+cimport cython
+from libc.stdint cimport int64_t
+
+cimport mmstore.kernels.native as raw
+
+cdef int64_t MAX_KEY
+
+cpdef object flat(buffer)
+cpdef object room(buffer, size, what)
+cpdef object numbers(buffer, kinds=*, size=*)
+
+@cython.locals(n=int64_t, where="const int64_t *")
+cpdef int64_t check_offsets(offsets, int64_t limit) except? -2
+
+@cython.locals(limit=int64_t, wrong=int64_t, i=cython.Py_ssize_t, where="const int64_t *")
+cpdef tuple keys(data, offsets)
