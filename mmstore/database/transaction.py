@@ -107,7 +107,8 @@ class Transaction(TransactionKeyspace):
             raise TypeError(f"{name.decode()!r} is a {entry.kind_name}, not a {KIND_NAMES[kind]}; use another name")
         return entry
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def put(self, key: Any, value: Any) -> None:
+        """Set ``key`` to ``value``."""
         if type(key) is not bytes:
             key = check_key(key)
         if type(value) is not bytes:
@@ -116,6 +117,8 @@ class Transaction(TransactionKeyspace):
         if write is None:
             write = self.check_open()
         write.put(b"", key, value)
+
+    __setitem__ = put
 
     # --- what is in the store -----------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from mmstore.errors import Error
 from mmstore.pages.root import Header, Identity
 
 LONG = os.environ.get("MMSTORE_STRESS") == "long"
-TIMES = 5 if LONG else 0.5 if mmstore.compiled() else 0.2
+TIMES = 5 if LONG else 0.2 if mmstore.compiled() else 0.08
 SILENCE = 60.0  # seconds for one image, on a busy machine and uncompiled
 
 
