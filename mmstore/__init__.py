@@ -40,8 +40,12 @@ __all__ = [
     "open",
 ]
 
-_LATE = {"open": "mmstore.database", "compiled": "mmstore.kernels", "load": "mmstore.integrations.load",
-         "nullable": "mmstore.columns.types"}
+_LATE = {
+    "open": "mmstore.database",
+    "compiled": "mmstore.kernels",
+    "load": "mmstore.integrations.load",
+    "nullable": "mmstore.columns.types",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -42,6 +42,7 @@ PUBLIC = {
     "TransactionError",
     "compiled",
     "load",
+    "nullable",
     "open",
 }
 

@@ -162,9 +162,7 @@ def compact(entry: Entry, space: Space) -> Entry:
     columns = [_compacted(entry, at, column, space) for at, column in enumerate(schema)]
     free(entry, space)
     release()
-    return replace(
-        entry, rows=entry.rows - entry.deleted, columns=tuple(columns), deleted=0, marks=sequence.EMPTY
-    )
+    return replace(entry, rows=entry.rows - entry.deleted, columns=tuple(columns), deleted=0, marks=sequence.EMPTY)
 
 
 def _compacted(entry: Entry, at: int, column: Column, space: Space) -> state.ColumnState:

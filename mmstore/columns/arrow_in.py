@@ -151,9 +151,7 @@ def _values(column: Column, field: Field, data: Data, start: int, n: int, presen
     if kind.layout == BINARY and source.dtype.kind in "SV" and not source.shape:
         width = source.dtype.itemsize
         whole = _array(source, field, data, start, n)
-        return _without_missing(
-            kind, np.arange(n + 1, dtype="<i8") * width, whole.view(np.uint8).reshape(-1), present
-        )
+        return _without_missing(kind, np.arange(n + 1, dtype="<i8") * width, whole.view(np.uint8).reshape(-1), present)
     if kind.layout != FIXED:
         raise misfit(column, f"found {source}; convert it first")
     return {"values": _fixed(column, source, _array(source, field, data, start, n), present)}
@@ -291,9 +289,7 @@ def _from_text(column: Column, field: Field, data: Data, start: int, n: int, pre
     return convert.column_parts(plain, listed)[1]
 
 
-def _from_dictionary(
-    column: Column, field: Field, data: Data, start: int, n: int, present: Array | None
-) -> Parts:
+def _from_dictionary(column: Column, field: Field, data: Data, start: int, n: int, present: Array | None) -> Parts:
     """Rows that are numbers of words."""
     assert field.dictionary is not None and data.dictionary is not None
     source = arrow_types.kind_of(replace(field, name=column.name, dictionary=None, nullable=False))

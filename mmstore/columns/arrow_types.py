@@ -167,5 +167,3 @@ def kind_of_object(name: str, spec: Any) -> Kind:
     kind = kind_of(field)
     bare = hasattr(spec, "id") and not hasattr(spec, "nullable")  # a pyarrow.DataType says nullable for lack of a field
     return replace(kind, nullable=False) if bare else kind
-
-

@@ -23,7 +23,16 @@ from mmstore.columns.schema import Column, Schema
 from mmstore.columns.types import BINARY, CATEGORY, FIXED, LIST, UTF8, Kind
 from mmstore.errors import SchemaError
 
-__all__ = ["batches", "check_names", "column_parts", "columns_of", "decimals", "is_stream", "small_times", "some_columns"]
+__all__ = [
+    "batches",
+    "check_names",
+    "column_parts",
+    "columns_of",
+    "decimals",
+    "is_stream",
+    "small_times",
+    "some_columns",
+]
 
 EPOCH_OF: Final = {"tdD": "M8[D]", "tts": "m8[s]", "ttm": "m8[ms]"}
 _MISSING_TYPES: Final = ("NAType", "NaTType")  # pandas'
@@ -110,7 +119,7 @@ def column_parts(column: Column, values: Any) -> tuple[int, Parts]:
             return arrow_in.column(column, values)
     values = _unwrapped(values)
     present = _present(values)
-    if present is None and kind.plain:
+    if present is None and kind.plain and not kind.arrow:
         array = rows.fixed(column, values)
         return len(array), {"values": array}
     if present is not None:
@@ -132,7 +141,11 @@ def _unwrapped(values: Any) -> Any:
     """pandas' Series as numpy or masked arrays."""
     if hasattr(values, "iloc") and hasattr(values, "isna"):
         array = values.to_numpy()
-        if array.dtype.kind == "O" or not hasattr(values.dtype, "kind") or type(values.dtype).__module__ != "numpy.dtypes":
+        if (
+            array.dtype.kind == "O"
+            or not hasattr(values.dtype, "kind")
+            or type(values.dtype).__module__ != "numpy.dtypes"
+        ):
             missing = values.isna().to_numpy()
             if array.dtype.kind != "O":
                 return np.ma.MaskedArray(array, missing) if missing.any() else array

@@ -45,6 +45,8 @@ def fixed(column: Column, values: Any) -> Array:
     literal = isinstance(values, list | tuple)
     try:
         array = _as_array(column, values)
+    except SchemaError:
+        raise
     except (TypeError, ValueError, OverflowError) as error:
         raise misfit(column, f"{type(values).__name__} can't be made an array: {error}") from error
     shape = array.shape[1:]
@@ -96,7 +98,9 @@ def _objects(column: Column, array: Array) -> Array:
     kinds = {type(value) for value in flat}
     nothing = sum(value is None for value in flat)
     if nothing:
-        raise misfit(column, f"{nothing:,} values are None; give each a value, or make the column nullable (allow_nulls)")
+        raise misfit(
+            column, f"{nothing:,} values are None; give each a value, or make the column nullable (allow_nulls)"
+        )
     kind = column.dtype.kind
     if all(issubclass(t, str) for t in kinds):
         result: Array = np.array(flat, "U")

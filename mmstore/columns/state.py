@@ -74,9 +74,7 @@ def new(kind: Kind) -> ColumnState:
     return ColumnState((sequence.EMPTY,) * len(kind.parts), sequence.EMPTY, statistics.NONE)
 
 
-def unpack(
-    kind: Kind, rows: int, buffer: Buffer, offset: int, page_size: int, pages: int
-) -> tuple[ColumnState, int]:
+def unpack(kind: Kind, rows: int, buffer: Buffer, offset: int, page_size: int, pages: int) -> tuple[ColumnState, int]:
     """The state at `offset` of `buffer` and where it ends there.
 
     Raises `CorruptError` unless each sequence is as long as `rows` rows make it.

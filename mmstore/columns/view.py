@@ -51,9 +51,11 @@ class ColumnView:
     def values(self) -> Array:
         """Fixed types: the values, those of missing rows being zeros; categories: the codes; lists: all elements."""
         values = self.parts["values"]
-        return values if self.kind.layout == LIST or len(values) == self.stop - self.start else values[
-            self.start : self.stop
-        ]
+        return (
+            values
+            if self.kind.layout == LIST or len(values) == self.stop - self.start
+            else values[self.start : self.stop]
+        )
 
     @property
     def codes(self) -> Array:

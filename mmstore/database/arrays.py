@@ -163,9 +163,9 @@ class ArrayWriter(_Reading, TransactionName):
         if not len(numbers):
             return
         wanted = np.asarray(values)
-        wanted = fixed_rows.fixed(Column(column.name, Column.of(COLUMN, column.dtype).kind), wanted.reshape(-1)).reshape(
-            wanted.shape
-        )
+        wanted = fixed_rows.fixed(
+            Column(column.name, Column.of(COLUMN, column.dtype).kind), wanted.reshape(-1)
+        ).reshape(wanted.shape)
         if further:
             with self._state() as state:
                 changed = state.column(0).take(numbers).values.copy()

@@ -32,8 +32,8 @@ from mmstore.errors import ClosedError, Error, FormatError
 from mmstore.pages.pins import Pins, ReaderInfo, readers
 
 if TYPE_CHECKING:
-    from mmstore.database.arrays import Array
     from mmstore.columns.reader import ColumnReader
+    from mmstore.database.arrays import Array
     from mmstore.database.table import Table
 
 __all__ = ["Database", "open"]

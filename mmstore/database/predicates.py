@@ -290,4 +290,3 @@ def _text_mask(view: ColumnView, sign: str, value: Any) -> Array:
     return np.array(
         [compare(whole[a - base : b - base], raw) for a, b in zip(ends[:-1], ends[1:], strict=True)], np.bool_
     )
-

@@ -21,7 +21,6 @@ from mmstore.columns.extents import Source
 from mmstore.columns.reader import copied
 from mmstore.columns.schema import Column, Schema
 from mmstore.columns.sequence import Sequence
-from mmstore.columns.types import CATEGORY, LIST
 from mmstore.columns.view import ColumnView
 
 if TYPE_CHECKING:
@@ -150,5 +149,3 @@ def _rows_found(index: Any, data: Array, offsets: Array) -> Array:
     index.gather(data, offsets, rows, fmt.ROWS.size, found)
     rows[found == 0] = -1
     return rows
-
-

@@ -53,9 +53,7 @@ def scan(
             if found is None:
                 yield Rows(schema, range(first, last), [views[position][first:last] for position in positions])
             elif len(found):
-                yield Rows(
-                    schema, found + first, [views[position][first:last].take(found) for position in positions]
-                )
+                yield Rows(schema, found + first, [views[position][first:last].take(found) for position in positions])
 
 
 def _matching(
@@ -121,5 +119,3 @@ def _bisected(
         else:
             low, high = max(low, start + span[0]), min(high, start + span[1])
     return low, high, left
-
-

@@ -115,9 +115,7 @@ class ReadTable(Named):
             return self.take(what)
         with self._state() as state:
             row = int(row_numbers(np.array([what]), state.rows)[0])
-            return {
-                column.name: state.column(at)[row : row + 1].tolist()[0] for at, column in enumerate(state.schema)
-            }
+            return {column.name: state.column(at)[row : row + 1].tolist()[0] for at, column in enumerate(state.schema)}
 
     def _slice(self, what: slice) -> Rows:
         with self._state() as state:
@@ -284,11 +282,9 @@ class TransactionName(Named):
         entry = write.entry(self._name)
         if entry is None or entry.kind != self.kind:
             raise KeyError(self.name)
-        database = self._transaction._database
-        state = database.reader.current()
-        # The root that this transaction started from is pinned by being the newest: no other writer can publish.
-        if state.txn == write.base.txn and state.entry(self._name) == entry:
-            return Committed(database, state, entry)
+        state = self._transaction.base_state()
+        if state is not None and state.entry(self._name) == entry:
+            return Committed(self._transaction._database, state, entry)
         return Uncommitted(write, self._name, entry)
 
 

@@ -14,14 +14,15 @@ from mmstore.catalog.entry import KIND_NAMES, Entry
 from mmstore.columns.schema import Schema
 from mmstore.database.keys import check_key, check_value, name_bytes
 from mmstore.database.mapping import TransactionKeyspace
+from mmstore.database.reader import State
 from mmstore.engine import commit
 from mmstore.engine.write import WriteState
 from mmstore.errors import ClosedError, SchemaError
 from mmstore.keyspace.index import Index
 
 if TYPE_CHECKING:
-    from mmstore.database.database import Database
     from mmstore.database.arrays import ArrayWriter
+    from mmstore.database.database import Database
     from mmstore.database.tablewriter import TableWriter
 
 __all__ = ["Transaction"]
@@ -39,6 +40,7 @@ class Transaction(TransactionKeyspace):
         self._database = database
         self.thread = threading.get_ident()
         """Who began it: close() ends it for this thread only."""
+        self._base: State | None = None
         self._write: WriteState | None = commit.begin(database.session, database.writer, timeout)
         try:
             self._ended = ""
@@ -79,6 +81,17 @@ class Transaction(TransactionKeyspace):
         if self._write is None:
             raise ClosedError(f"this transaction {self._ended}; begin another one")
         return self._write
+
+    def base_state(self) -> State | None:
+        """The state that this transaction started from; None as long as it isn't published.
+
+        It is pinned by being the newest: no other writer can publish.
+        """
+        write = self.check_open()
+        session = self._database.session
+        if self._base is None and session.live.txn == write.base.txn:
+            self._base = State(session, write.base, pinned=True)
+        return self._base
 
     def close_inherited(self) -> None:
         """A child of a fork has no part in its parent's transaction."""

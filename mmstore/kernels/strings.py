@@ -39,3 +39,18 @@ def check_utf8(data: Any, offsets: Any) -> int:
 def check_codes(codes: Any, count: int) -> int:
     wrong = ((codes < 0) | (codes >= count)).nonzero()[0]
     return int(wrong[0]) if len(wrong) else -1
+
+
+def copy_views(views: Any, buffers: Any, out_offsets: Any, out: Any) -> int:
+    words = views.view("<i4").reshape(-1, 4).tolist()
+    raw = views.tobytes()
+    ends = out_offsets.tolist()
+    for i, (n, _, which, at) in enumerate(words):
+        if n <= 12:
+            out[ends[i] : ends[i + 1]] = memoryview(raw[16 * i + 4 : 16 * i + 4 + n])
+        else:
+            piece = memoryview(buffers[which])[at : at + n]
+            if len(piece) != n:
+                return i
+            out[ends[i] : ends[i + 1]] = piece
+    return -1
