@@ -1,7 +1,7 @@
 """Rows offered to a table, made into batches; all checked before anything is changed.
 
-Rows come as a dict of columns (arrays, lists, Series, Arrow arrays), as a structured array, as a pandas DataFrame, or as
-whatever gives Arrow data (`__arrow_c_stream__`, `__arrow_c_array__`), which is taken batch by batch without being held
+Rows come as a dict of columns (arrays, lists, Series, Arrow arrays), as a structured array, as a pandas DataFrame, or
+as whatever gives Arrow data (`__arrow_c_stream__`, `__arrow_c_array__`), which is taken batch by batch without being held
 as a whole.  Missing rows are None, masked, or null in Arrow; NaN is a number like any other.
 
 `rows` knows what may become what among numpy's fixed types; here are the others.
@@ -156,7 +156,7 @@ def _unwrapped(values: Any) -> Any:
 
 def _present(values: Any) -> Array | None:
     """Which rows have a value; None if all do."""
-    found: Array
+    found: Any
     if isinstance(values, np.ma.MaskedArray):
         mask = np.ma.getmaskarray(values)
         if mask.ndim > 1:

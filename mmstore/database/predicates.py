@@ -33,6 +33,7 @@ _COMPARE: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
     ">=": operator.ge,
 }  # fmt: skip
 _OTHERS: Final = ("in", "is null", "is not null")
+_EXACT: Final = decimal.Context(prec=2000)
 _EPOCH_OF: Final = {"tdD": "M8[D]", "tts": "m8[s]", "ttm": "m8[ms]"}
 
 
@@ -69,6 +70,21 @@ class Predicate:
             self.value = [self._comparable(one) for one in value]
         else:
             self.value = self._comparable(value)
+        if self.kind.arrow.startswith("d:"):
+            self._scale()
+
+    def _scale(self) -> None:
+        """Compare scaled decimals as integers: between two of them a bound is as good as the nearer."""
+        if self.sign == "in":
+            self.value = [int(one) for one in self.value if one == one.to_integral_value()]
+        elif self.value is not None and self.value != self.value.to_integral_value():
+            if self.sign in ("==", "!="):
+                self.sign, self.value = ("in", []) if self.sign == "==" else ("is not null", None)
+            else:
+                rounding = decimal.ROUND_CEILING if self.sign in ("<", ">=") else decimal.ROUND_FLOOR
+                self.value = int(self.value.to_integral_value(rounding))
+        elif self.value is not None:
+            self.value = int(self.value)
 
     def _misfit(self, value: Any) -> SchemaError:
         return SchemaError(f"column {self.name!r} holds {self.kind}, which does not compare with {value!r}")
@@ -89,8 +105,10 @@ class Predicate:
         if kind.arrow.startswith("d:"):
             if isinstance(value, bool) or not isinstance(value, int | float | decimal.Decimal):
                 raise self._misfit(value)
-            scale = types.decimal_of(kind.arrow)[1]
-            return decimal.Decimal(value).scaleb(scale, decimal.Context(prec=100))
+            number = decimal.Decimal(value)
+            if not number.is_finite():
+                raise self._misfit(value)
+            return number.scaleb(types.decimal_of(kind.arrow)[1], _EXACT)
         if kind.dtype.kind in "mM" or kind.arrow in _EPOCH_OF:
             return self._time(value)
         if not isinstance(value, bool | int | float) or isinstance(value, bool) != (kind.dtype.kind == "b"):
@@ -199,7 +217,8 @@ class Predicate:
         kind = self.kind
         if kind.layout == CATEGORY:
             codes, matching = view.values, np.append(self._words_matching(view), False)
-            return matching[np.clip(codes, 0, len(matching) - 1)]
+            found: Array = matching[np.clip(codes, 0, len(matching) - 1)]
+            return found
         if kind.layout in (UTF8, BINARY):
             return _text_mask(view, self.sign, self.value)
         values = view.values
@@ -258,14 +277,15 @@ def _times(kind: Kind, values: Array) -> Array:
 
 
 def _integers(kind: Kind, values: Array) -> Array:
-    """Scaled decimals as integers that compare with any Python number: i8 where they fit, else objects."""
+    """Scaled decimals as integers: i8 where they fit, else objects."""
     if kind.dtype.itemsize < 16:
-        return values.astype(object)
+        return values
     halves = np.ascontiguousarray(values).view([("low", "<u8"), ("high", "<i8")])
-    low = halves["low"].view("<i8")
+    low: Array = halves["low"].view("<i8")
     if np.array_equal(halves["high"], low >> 63):
-        return low.astype(object)
-    return halves["high"].astype(object) * (1 << 64) + halves["low"].astype(object)
+        return low
+    whole: Array = halves["high"].astype(object) * (1 << 64) + halves["low"].astype(object)
+    return whole
 
 
 def _text_mask(view: ColumnView, sign: str, value: Any) -> Array:

@@ -10,7 +10,7 @@ in which they were appended; a deleted row keeps its number until the table is c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -50,7 +50,15 @@ class Named:
         self._name = name
 
     def _state(self) -> AbstractContextManager[TableState]:
-        """The table's state, which stands as long as the context lasts."""
+        """The table's state, which stands as long as the context lasts: for the length of a call."""
+        raise NotImplementedError
+
+    def _held(self) -> tuple[TableState, Callable[[], None]]:
+        """The table's state for as long as it takes, and what ends it.
+
+        A generator that is dropped halfway doesn't call that: it may be in a finalizer, where nothing may be locked.
+        What the function refers to is dropped with it, and that is enough.
+        """
         raise NotImplementedError
 
     @property
@@ -164,9 +172,9 @@ class ReadTable(Named):
     ) -> Iterator[Rows]:
         """The rows that fulfil all conditions and aren't deleted, of one state, in batches of up to `batch_rows`.
 
-        where: conditions (column, operator, value); operators ==, !=, <, <=, >, >=, "in" (a list), "is null" and "is not
-        null" (without a value).  Blocks of 65,536 rows that can't match by their smallest and largest value aren't
-        touched.  Rows side by side come as views, others as copies.
+        where: conditions (column, operator, value); operators ==, !=, <, <=, >, >=, "in" (a list), "is null" and
+        "is not null" (without a value).  Blocks of 65,536 rows that can't match by their smallest and largest value
+        aren't touched.  Rows side by side come as views, others as copies.
 
         Raises KeyError, ValueError or `SchemaError` for a condition that makes no sense.
         """
@@ -178,8 +186,9 @@ class ReadTable(Named):
         return self._scan(columns, where, batch_rows)
 
     def _scan(self, columns: Sequence[str] | None, where: Where | None, batch_rows: int) -> Iterator[Rows]:
-        with self._state() as state:
-            yield from scan(state, columns, predicates(state.schema, where), batch_rows)
+        state, end = self._held()
+        yield from scan(state, columns, predicates(state.schema, where), batch_rows)
+        end()
 
     def __iter__(self) -> Iterator[Rows]:
         """All rows that aren't deleted, in batches."""
@@ -197,8 +206,8 @@ class ReadTable(Named):
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
         """The rows that aren't deleted as a stream of Arrow record batches, zero-copy where the types are Arrow's.
 
-        It shows one state, pinned until the consumer lets go.  requested_schema: a struct of some of the columns, in the
-        order wanted; other types than the table's aren't converted.
+        It shows one state, pinned until the consumer lets go.  requested_schema: a struct of some of the columns, in
+        the order wanted; other types than the table's aren't converted.
         """
         columns = None
         if requested_schema is not None:
@@ -260,6 +269,12 @@ class CommittedName(Named):
         with self._database.reader.pinned() as state:
             yield self._found(state)
 
+    def _held(self) -> tuple[TableState, Callable[[], None]]:
+        if self._snapshot is not None:
+            return self._found(self._snapshot.state), lambda: None
+        snapshot = self._database.snapshot()
+        return self._found(snapshot.state), snapshot.close
+
     def _found(self, state: Any) -> TableState:
         entry = state.expect(self._name, self.kind)
         if entry is None:
@@ -277,6 +292,9 @@ class TransactionName(Named):
     @contextmanager
     def _state(self) -> Iterator[TableState]:
         yield self._found(self._transaction.check_open())
+
+    def _held(self) -> tuple[TableState, Callable[[], None]]:
+        return self._found(self._transaction.check_open()), lambda: None
 
     def _found(self, write: WriteState) -> TableState:
         entry = write.entry(self._name)
