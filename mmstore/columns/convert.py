@@ -163,11 +163,11 @@ def _present(values: Any) -> Array | None:
             mask = mask.reshape(len(mask), -1).any(axis=1)
         found = ~mask
     elif isinstance(values, list | tuple):
-        if None not in values and not any(type(value).__name__ in _MISSING_TYPES for value in values):
+        kinds = set(map(type, values))  # not `None in values`: arrays among them have no truth
+        gone = {kind for kind in kinds if kind is type(None) or kind.__name__ in _MISSING_TYPES}
+        if not gone:
             return None
-        found = np.array(
-            [value is not None and type(value).__name__ not in _MISSING_TYPES for value in values], np.bool_
-        )
+        found = np.array([type(value) not in gone for value in values], np.bool_)
     elif isinstance(values, np.ndarray) and values.dtype.kind == "O" and values.ndim == 1:
         return _present(values.tolist())
     elif isinstance(values, np.ndarray) and values.dtype.kind == "T" and hasattr(values.dtype, "na_object"):
