@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-__all__ = ["MAX_KEY", "check_key", "check_value", "key_list", "name_bytes", "value_list"]
+__all__ = ["MAX_KEY", "check_key", "check_value", "key_list", "name_bytes", "packed_keys", "value_list"]
 
 MAX_KEY = 65535
 _PLAIN = (bytes, bytearray, memoryview)
@@ -44,19 +45,45 @@ def key_list(keys: Any) -> list[Any]:
     """
     if not isinstance(keys, np.ndarray):
         return [check_key(key) for key in keys]
+    keys = _checked(keys)
+    if keys.dtype.kind == "S":
+        return [check_key(key) for key in keys.tolist()]
+    data, size = keys.tobytes(), keys.dtype.itemsize
+    return [data[at : at + size] for at in range(0, len(data), size)] if size else [b""] * len(keys)
+
+
+def packed_keys(keys: Any) -> tuple[bytes, npt.NDArray[np.int64]]:
+    """The same as bytes and n + 1 offsets: key i is ``data[offsets[i]:offsets[i + 1]]``.  Both are copies."""
+    if isinstance(keys, np.ndarray):
+        keys = _checked(keys)
+        size = keys.dtype.itemsize
+        offsets = np.arange(len(keys) + 1, dtype=np.int64) * size
+        if keys.dtype.kind != "S" or not size:
+            return keys.tobytes(), offsets
+        sizes = np.char.str_len(keys)
+        if (sizes > MAX_KEY).any():
+            check_key(bytes(sizes.max()))
+        np.cumsum(sizes, out=offsets[1:])
+        rows = keys.view(np.uint8).reshape(len(keys), size)
+        return rows[np.arange(size) < sizes[:, None]].tobytes(), offsets
+    listed = [check_key(key) for key in keys]
+    offsets = np.zeros(len(listed) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, listed), np.int64, len(listed)), out=offsets[1:])
+    return b"".join(listed), offsets
+
+
+def _checked(keys: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """An array of keys, contiguous and little-endian; TypeError or ValueError where it can't be one."""
     if keys.ndim != 1:
         raise ValueError(f"expected keys of one dimension, found shape {keys.shape}; use keys.ravel()")
     kind, size = keys.dtype.kind, keys.dtype.itemsize
-    if kind == "S":
-        return [check_key(key) for key in keys.tolist()]
     if kind in "iu" and size == 8:
         keys = keys.astype(keys.dtype.newbyteorder("<"), copy=False)
-    elif kind != "V" or keys.dtype.names:
+    elif kind not in "SV" or keys.dtype.names:
         raise TypeError(f"expected keys of dtype S, V, int64 or uint64, found {keys.dtype}; convert them with astype()")
-    data = np.ascontiguousarray(keys).tobytes()
-    if size > MAX_KEY:
+    if kind == "V" and size > MAX_KEY:
         raise ValueError(f"a key has at most {MAX_KEY} bytes, these have {size}")
-    return [data[at : at + size] for at in range(0, len(data), size)] if size else [b""] * len(keys)
+    return np.ascontiguousarray(keys)
 
 
 def value_list(values: Any) -> list[Any]:

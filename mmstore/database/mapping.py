@@ -6,6 +6,7 @@ index.  ``Keyspace`` adds writing, one transaction a call; ``TransactionKeyspace
 
 from __future__ import annotations
 
+import math
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
-from mmstore.database.keys import check_key, check_value, key_list, pairs_of, value_list
+from mmstore.database.keys import check_key, check_value, key_list, packed_keys, pairs_of, value_list
 from mmstore.kernels.latest import Latest
 
 if TYPE_CHECKING:
@@ -56,6 +57,10 @@ class ReadKeyspace(Mapping[bytes, bytes]):
 
     def _get_many(self, keys: list[Any]) -> list[bytes | None]:
         return [self._get(key) for key in keys]
+
+    def _gather(self, data: bytes, offsets: Any, out: Any, size: int, found: Any) -> None:
+        """As ``Tree.gather``, into zeros."""
+        raise NotImplementedError
 
     def _items(self) -> Iterator[tuple[bytes, bytes]]:
         raise NotImplementedError
@@ -104,17 +109,14 @@ class ReadKeyspace(Mapping[bytes, bytes]):
         Rows of missing keys are zero.  Raises ValueError when a value has another size.
         """
         kind = np.dtype(dtype)
-        values = self.get_many(keys)
-        size = kind.itemsize * int(np.prod(shape, dtype=np.int64))
-        found = np.array([value is not None for value in values], dtype=np.bool_)
-        for position, value in enumerate(values):
-            if value is not None and len(value) != size:
-                raise ValueError(
-                    f"expected values of {size} bytes ({kind} x {shape}), found {len(value)} at position {position}"
-                )
-        blank = bytes(size)
-        data = bytearray(b"".join(blank if value is None else value for value in values))
-        return np.frombuffer(data, kind).reshape(len(values), *shape), found
+        if kind.hasobject:
+            raise TypeError(f"expected a dtype of fixed size, found {kind}; use get_many")
+        size = kind.itemsize * math.prod(shape)
+        data, offsets = packed_keys(keys)
+        n = len(offsets) - 1
+        room, found = np.zeros(n * size, np.uint8), np.zeros(n, np.bool_)
+        self._gather(data, offsets, room, size, found)
+        return np.ndarray((n, *shape), kind, room), found
 
 
 class SnapshotKeyspace(ReadKeyspace):
@@ -131,6 +133,11 @@ class SnapshotKeyspace(ReadKeyspace):
     def _get_many(self, keys: list[Any]) -> list[bytes | None]:
         tree = self._snapshot.state.tree(self._name)
         return [None] * len(keys) if tree is None else tree.get_many(keys)
+
+    def _gather(self, data: bytes, offsets: Any, out: Any, size: int, found: Any) -> None:
+        tree = self._snapshot.state.tree(self._name)
+        if tree is not None:
+            tree.gather(data, offsets, out, size, found)
 
     def __len__(self) -> int:
         desc = self._snapshot.state.descriptor(self._name)
@@ -176,6 +183,12 @@ class Keyspace(ReadKeyspace, MutableMapping[bytes, bytes]):
         with self._database.reader.pinned() as state:
             tree = state.tree(self._name)
             return [None] * len(keys) if tree is None else tree.get_many(keys)
+
+    def _gather(self, data: bytes, offsets: Any, out: Any, size: int, found: Any) -> None:
+        with self._database.reader.pinned() as state:
+            tree = state.tree(self._name)
+            if tree is not None:
+                tree.gather(data, offsets, out, size, found)
 
     def __len__(self) -> int:
         desc = self._database.reader.read(lambda state: state.descriptor(self._name))
@@ -275,6 +288,11 @@ class TransactionKeyspace(ReadKeyspace, MutableMapping[bytes, bytes]):
     def _get(self, key: Any) -> bytes | None:
         index = self._transaction.index(self._name)
         return None if index is None else index.get(check_key(key))
+
+    def _gather(self, data: bytes, offsets: Any, out: Any, size: int, found: Any) -> None:
+        index = self._transaction.index(self._name)
+        if index is not None:
+            index.gather(data, offsets, out, size, found)
 
     def __len__(self) -> int:
         index = self._transaction.index(self._name)

@@ -228,7 +228,9 @@ class Tree:
             if have == size:
                 raw.move(to, position * size, raw.content(value), 0, size)
                 return True
-        raise ValueError(f"expected values of {size} bytes, found one of {have} at position {position}")
+        raise ValueError(
+            f"expected values of {size} bytes, found one of {have} at position {position}; get_many takes any size"
+        )
 
     def approach(self, hashes: Any, refs: Any, entries: Any, n: int) -> int:
         """Set ``refs`` to the first buckets for n ``hashes``, ``entries`` to where to begin to search them.

@@ -10,6 +10,7 @@ import pytest
 
 import mmstore
 from mmstore.database.database import Database
+from mmstore.database.keys import key_list, packed_keys
 
 BYTES_LIKE = [
     b"key",
@@ -234,8 +235,60 @@ def test_get_array_of_scalars_and_of_nothing(db: Database) -> None:
 
 def test_get_array_refuses_values_of_another_size(db: Database) -> None:
     db.put_many([b"a", b"b"], [b"12345678", b"123"])
-    with pytest.raises(ValueError, match="expected values of 8 bytes"):
-        db.get_array([b"a", b"b"], "f8")
+    with db.snapshot() as snapshot, db.transaction() as txn:
+        for source in (db, snapshot, txn):
+            with pytest.raises(ValueError, match="expected values of 8 bytes"):
+                source.get_array([b"a", b"b"], "f8")
+            with pytest.raises(TypeError, match="expected a dtype of fixed size"):
+                source.get_array([b"a"], "O")
+
+
+def test_get_array_of_values_in_runs_and_of_one_s_own(db: Database) -> None:
+    vectors = np.random.default_rng(2).random((6, 768), "f4")
+    db.put_many(np.arange(6), vectors)
+    with db.transaction() as txn:
+        txn.put_many(np.arange(4, 8), vectors[:4])
+        found, mask = txn.get_array(np.arange(9), "f4", (768,))
+        np.testing.assert_array_equal(found[:8], np.concatenate([vectors[:4], vectors[:4]]))
+        assert mask.tolist() == [True] * 8 + [False]
+        assert not found[8].any()
+    assert db.get_array(np.arange(9), "f4", (768,))[1].sum() == 8
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        [b"a", bytearray(b"bc"), b"", np.arange(2)],
+        [],
+        np.array([b"a", b"ab\0", b"", b"\0c"], "S4"),
+        np.array([b"abcd", b"efgh"], "S4"),
+        np.array([b"", b""], "S4"),
+        np.array([b"a\0\0\0", b"ab\0\0"], "V4"),
+        np.zeros(3, "V0"),
+        np.array([0, -1, 258, 2**40]),
+        np.array([0, 1, 258, 2**63], ">u8"),
+        np.arange(20)[::3],
+        np.array([b"x", b"yz"] * 3)[::2],
+        np.empty(0, "i8"),
+        np.empty(0, "S3"),
+    ],
+    ids=repr,
+)
+def test_packed_keys_are_the_listed_keys(keys: Any) -> None:
+    data, offsets = packed_keys(keys)
+    assert offsets.dtype == np.int64 and offsets[0] == 0 and offsets[-1] == len(data) and type(data) is bytes
+    assert [data[i:j] for i, j in zip(offsets, offsets[1:], strict=False)] == [bytes(key) for key in key_list(keys)]
+
+
+def test_packed_keys_refuse_what_listed_keys_refuse() -> None:
+    for wrong in (["text"], [bytes(65536)], np.zeros(2, "i4"), np.zeros((2, 2), "i8"), np.zeros(1, "V65536")):
+        with pytest.raises((TypeError, ValueError)) as listed:
+            key_list(wrong)
+        with pytest.raises(listed.type) as packed:
+            packed_keys(wrong)
+        assert str(packed.value) == str(listed.value)
+    with pytest.raises(ValueError, match="at most 65535 bytes"):
+        packed_keys(np.full(2, b"x" * 65536))
 
 
 # --- names -------------------------------------------------------------------------------------------
