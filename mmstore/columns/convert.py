@@ -247,7 +247,7 @@ def _since_midnight(value: datetime.time) -> datetime.timedelta:
 
 
 def decimals(column: Column, values: Any) -> Array:
-    """Decimals, integers and text of digits as scaled integers; floats only by way of their shortest text."""
+    """Decimals and integers as scaled integers; a float's digits aren't those that were meant, so it is refused."""
     precision, scale, bits = types.decimal_of(column.kind.arrow)
     shape = column.kind.shape
     array = np.asarray(values, object)
