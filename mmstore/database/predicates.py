@@ -16,7 +16,7 @@ from mmstore import format as fmt
 from mmstore.columns import statistics
 from mmstore.columns.batch import Array
 from mmstore.columns.schema import Schema
-from mmstore.columns.types import BINARY, CATEGORY, UTF8, Kind
+from mmstore.columns.types import BINARY, CATEGORY, FIXED, UTF8, Kind
 from mmstore.columns.view import ColumnView
 from mmstore.database.comparands import NAT, comparable, comparand, is_bytes
 
@@ -168,7 +168,9 @@ class Predicate:
     def span(self, values: Array) -> tuple[int, int] | None:
         """Which of a block's values, which are in order, fulfil the condition; None if that is no one range."""
         value = self.value
-        if self.sign in ("in", "!=") or self.sign.startswith("is") or self.kind.dtype.kind not in "iufmM":
+        if self.sign in ("in", "!=") or self.sign.startswith("is"):
+            return None
+        if self.kind.layout != FIXED or self.kind.dtype.kind not in "iufmM":  # codes in order aren't words in order
             return None
         values = comparable(self.kind, values)
         if values.dtype.kind == "f":
