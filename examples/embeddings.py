@@ -110,9 +110,7 @@ def main() -> None:
             topics = docs["topic"]
             assert chess == int((topics.codes == topics.categories.index("chess")).sum())
             assert db.check() == []
-            print(
-                f"\n{docs.live_rows:,} texts, {chess:,} about chess; a view from before still has {len(old):,}"
-            )
+            print(f"\n{docs.live_rows:,} texts, {chess:,} about chess; a view from before still has {len(old):,}")
     print(f"{time.perf_counter() - started:.1f} s in all")
 
 
