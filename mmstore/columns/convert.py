@@ -1,8 +1,8 @@
 """Rows offered to a table, made into batches; all checked before anything is changed.
 
 Rows come as a dict of columns (arrays, lists, Series, Arrow arrays), as a structured array, as a pandas DataFrame, or
-as whatever gives Arrow data (`__arrow_c_stream__`, `__arrow_c_array__`), which is taken batch by batch without being held
-as a whole.  Missing rows are None, masked, or null in Arrow; NaN is a number like any other.
+as whatever gives Arrow data (`__arrow_c_stream__`, `__arrow_c_array__`), which is taken batch by batch without being
+held as a whole.  Missing rows are None, masked, or null in Arrow; NaN is a number like any other.
 
 `rows` knows what may become what among numpy's fixed types; here are the others.
 """
@@ -158,7 +158,7 @@ def _present(values: Any) -> Array | None:
     """Which rows have a value; None if all do."""
     found: Any
     if isinstance(values, np.ma.MaskedArray):
-        mask = np.ma.getmaskarray(values)
+        mask: Any = np.ma.getmaskarray(values)
         if mask.ndim > 1:
             mask = mask.reshape(len(mask), -1).any(axis=1)
         found = ~mask
