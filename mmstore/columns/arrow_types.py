@@ -1,7 +1,7 @@
 """Column types and Arrow's: which holds which.
 
-A column's Arrow type is what its layout is (see `types`).  numpy's types that Arrow lacks travel with their dtype in the
-field's metadata, so that a table made from the schema of another has the same types: S and V as fixed-size binary,
+A column's Arrow type is what its layout is (see `types`).  numpy's types that Arrow lacks travel with their dtype in
+the field's metadata, so that a table made from the schema of another has the same types: S and V as fixed-size binary,
 complex numbers as pairs, calendar units converted.
 """
 

@@ -21,8 +21,9 @@ format          buffers                                                         
 ``+r``          none                                                                 run ends, values
 ==============  ===================================================================  ==============================
 
-An empty array needs no offsets; it is shown with one, 0.  What the items say about other buffers (offsets between the first and the
-last, views, indices of a dictionary, type ids, sizes of list views) isn't looked at here: whoever follows them checks.
+An empty array needs no offsets; it is shown with one, 0.  What the items say about other buffers (offsets between the
+first and the last, views, indices of a dictionary, type ids, sizes of list views) isn't looked at here: whoever
+follows them checks.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Rows offered to a table, made into batches; all checked before anything is changed.
 
-Rows come as a dict of columns (arrays, lists, Series, Arrow arrays), as a structured array, as a pandas DataFrame, or as
-whatever gives Arrow data (`__arrow_c_stream__`, `__arrow_c_array__`), which is taken batch by batch without being held
-as a whole.  Missing rows are None, masked, or null in Arrow; NaN is a number like any other.
+Rows come as a dict of columns (arrays, lists, Series, Arrow arrays), as a structured array, as a pandas DataFrame, or
+as whatever gives Arrow data (`__arrow_c_stream__`, `__arrow_c_array__`), which is taken batch by batch without being
+held as a whole.  Missing rows are None, masked, or null in Arrow; NaN is a number like any other.
 
 `rows` knows what may become what among numpy's fixed types; here are the others.
 """
@@ -156,18 +156,18 @@ def _unwrapped(values: Any) -> Any:
 
 def _present(values: Any) -> Array | None:
     """Which rows have a value; None if all do."""
-    found: Array
+    found: Any
     if isinstance(values, np.ma.MaskedArray):
-        mask = np.ma.getmaskarray(values)
+        mask: Any = np.ma.getmaskarray(values)
         if mask.ndim > 1:
             mask = mask.reshape(len(mask), -1).any(axis=1)
         found = ~mask
     elif isinstance(values, list | tuple):
-        if None not in values and not any(type(value).__name__ in _MISSING_TYPES for value in values):
+        kinds = set(map(type, values))  # not `None in values`: arrays among them have no truth
+        gone = {kind for kind in kinds if kind is type(None) or kind.__name__ in _MISSING_TYPES}
+        if not gone:
             return None
-        found = np.array(
-            [value is not None and type(value).__name__ not in _MISSING_TYPES for value in values], np.bool_
-        )
+        found = np.array([type(value) not in gone for value in values], np.bool_)
     elif isinstance(values, np.ndarray) and values.dtype.kind == "O" and values.ndim == 1:
         return _present(values.tolist())
     elif isinstance(values, np.ndarray) and values.dtype.kind == "T" and hasattr(values.dtype, "na_object"):
@@ -247,7 +247,7 @@ def _since_midnight(value: datetime.time) -> datetime.timedelta:
 
 
 def decimals(column: Column, values: Any) -> Array:
-    """Decimals, integers and text of digits as scaled integers; floats only by way of their shortest text."""
+    """Decimals and integers as scaled integers; a float's digits aren't those that were meant, so it is refused."""
     precision, scale, bits = types.decimal_of(column.kind.arrow)
     shape = column.kind.shape
     array = np.asarray(values, object)

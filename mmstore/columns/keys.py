@@ -88,4 +88,4 @@ def _combined(columns: Sequence[Column], pieces: Sequence[tuple[Array, Array, Ar
         base += len(data)
     starts = np.stack(all_starts, axis=1).reshape(-1)
     offsets = _ends(np.stack(all_lengths, axis=1).reshape(-1))
-    return gather(np.concatenate(all_data), starts, offsets), offsets[:: len(all_starts)]
+    return gather(np.concatenate(all_data), starts, offsets), offsets[:: len(all_starts)].copy()

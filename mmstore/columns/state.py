@@ -22,9 +22,10 @@ from mmstore.columns.extents import Buffer, Source, Space
 from mmstore.columns.overwrite import scatter
 from mmstore.columns.sequence import Sequence
 from mmstore.columns.statistics import Statistics
-from mmstore.columns.types import CATEGORY, LIST, Kind
-from mmstore.columns.words import codes_of
+from mmstore.columns.types import CATEGORY, LIST, UTF8, Kind
+from mmstore.columns.words import codes_of, read_words
 from mmstore.errors import CorruptError
+from mmstore.kernels.strings import check_codes, check_utf8
 
 __all__ = [
     "ColumnState",
@@ -330,12 +331,31 @@ def verify(kind: Kind, state: ColumnState, rows: int, source: Source) -> Iterato
         packed = sequence.read(state.blocks, source, 0, state.blocks.length) + state.tail.pack()
         for block in range(-(-rows // fmt.BLOCK_ROWS)):
             start = block * fmt.BLOCK_ROWS
-            found = _compute(kind, read(kind, state, source, start, min(start + fmt.BLOCK_ROWS, rows)))
+            parts = read(kind, state, source, start, min(start + fmt.BLOCK_ROWS, rows))
+            yield from _verify_values(kind, state, parts, start, source)
+            found = _compute(kind, parts)
             kept = Statistics.unpack(packed, block * _STATISTICS)
             if not statistics.agree(kind, kept, found):
                 yield CorruptError(f"rows from {start} on have the statistics {found}, their column says {kept}")
     except CorruptError as error:
         yield error
+
+
+def _verify_values(kind: Kind, state: ColumnState, parts: Parts, start: int, source: Source) -> Iterator[CorruptError]:
+    """Text that is no UTF-8, codes without a word."""
+    if kind.layout == UTF8:
+        wrong = check_utf8(parts["data"], np.ascontiguousarray(parts["offsets"]))
+        if wrong >= 0:
+            yield CorruptError(f"row {start + wrong} is no UTF-8")
+    elif kind.layout == CATEGORY:
+        ends, words = read_words(state.part(kind, "word_offsets"), state.part(kind, "words"), source)
+        if check_utf8(words, np.ascontiguousarray(ends)) >= 0:
+            yield CorruptError("a category's word is no UTF-8")
+        bits = valid(parts)
+        codes = parts["values"] if bits is None else parts["values"][bits]
+        wrong = check_codes(np.ascontiguousarray(codes), len(ends) - 1)
+        if wrong >= 0:
+            yield CorruptError(f"rows from {start} on have codes of no category")
 
 
 def total_nulls(state: ColumnState, source: Source) -> int:

@@ -10,8 +10,8 @@ A scan asks them which blocks can't have what it looks for, and touches only the
 for all values which compare at all: NaN and NaT are left out and told by a flag.  Of text the first 16 bytes are
 kept, zeros behind shorter ones, which keeps the order of bytes as far as it goes.
 
-Types without an order (complex, raw bytes, text in 4 bytes a character, lists, shapes) have only the missing rows counted.
-Categories have the range of their codes, which have no order but are equal or not.
+Types without an order (complex, raw bytes, text in 4 bytes a character, lists, shapes) have only the missing rows
+counted.  Categories have the range of their codes, which have no order but are equal or not.
 """
 
 from __future__ import annotations

@@ -162,8 +162,8 @@ class ColumnView:
                 fill = np.array("NaT", values.dtype)
             else:
                 raise ValueError(
-                    f"{self.null_count:,} of {len(self):,} rows of column {self.name!r} have no value, which {kind} can't "
-                    "say; pass fill=..., or use to_masked()"
+                    f"{self.null_count:,} of {len(self):,} rows of column {self.name!r} have no value, which {kind} "
+                    "can't say; pass fill=..., or use to_masked()"
                 )
         values = values.copy()
         values[~self.is_valid] = fill

@@ -275,6 +275,11 @@ class Database(Keyspace):
         attach.require_writable(self.session)
         checkpoint.checkpoint(self.session)
 
+    def compact(self) -> int:
+        """Write tables with deleted rows anew without those, in one transaction; returns how many rows went."""
+        with self.transaction() as txn:
+            return sum(txn.table(name).compact() for name in self.tables())
+
     def stats(self) -> dict[str, Any]:
         """What the store and this handle use: see mmstore.database.stats."""
         return stats(self)

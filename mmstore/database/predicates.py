@@ -6,8 +6,6 @@ rows fulfil no condition but "is null", and NaN none but "!=", as in SQL and in 
 
 from __future__ import annotations
 
-import datetime
-import decimal
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -15,12 +13,12 @@ from typing import Any, Final
 import numpy as np
 
 from mmstore import format as fmt
-from mmstore.columns import statistics, types
+from mmstore.columns import statistics
 from mmstore.columns.batch import Array
 from mmstore.columns.schema import Schema
-from mmstore.columns.types import BINARY, CATEGORY, UTF8, Kind
+from mmstore.columns.types import BINARY, CATEGORY, FIXED, UTF8, Kind
 from mmstore.columns.view import ColumnView
-from mmstore.errors import SchemaError
+from mmstore.database.comparands import NAT, comparable, comparand, is_bytes
 
 __all__ = ["ALL", "NONE", "SOME", "Predicate", "predicates"]
 
@@ -33,14 +31,13 @@ _COMPARE: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
     ">=": operator.ge,
 }  # fmt: skip
 _OTHERS: Final = ("in", "is null", "is not null")
-_EPOCH_OF: Final = {"tdD": "M8[D]", "tts": "m8[s]", "ttm": "m8[ms]"}
 
 
 def predicates(schema: Schema, where: Sequence[tuple[Any, ...]] | None) -> list[Predicate]:
     """The conditions of `where`, all of which must hold.
 
-    Raises KeyError for a column that isn't there, ValueError for an operator, and SchemaError for a value that doesn't
-    compare with the column's.
+    Raises KeyError for a column that isn't there, ValueError for an operator, and `SchemaError` for a value that
+    doesn't compare with the column's.
     """
     found = []
     for condition in where or ():
@@ -56,62 +53,12 @@ def predicates(schema: Schema, where: Sequence[tuple[Any, ...]] | None) -> list[
 
 
 class Predicate:
-    """One condition."""
+    """One condition; see `comparands` for what becomes of its value."""
 
     def __init__(self, schema: Schema, name: str, sign: str, value: Any) -> None:
         self.position = schema.position(name)
         self.kind: Kind = schema.columns[self.position].kind
-        self.name = name
-        self.sign = "==" if sign == "=" else sign
-        if sign in ("is null", "is not null"):
-            self.value: Any = None
-        elif sign == "in":
-            self.value = [self._comparable(one) for one in value]
-        else:
-            self.value = self._comparable(value)
-
-    def _misfit(self, value: Any) -> SchemaError:
-        return SchemaError(f"column {self.name!r} holds {self.kind}, which does not compare with {value!r}")
-
-    def _comparable(self, value: Any) -> Any:
-        """`value` as what the column's values are compared with."""
-        kind = self.kind
-        if kind.shape or kind.layout == types.LIST or kind.dtype.kind in "cV" and not kind.arrow:
-            raise SchemaError(f"column {self.name!r} of type {kind} can't be compared; compare its array yourself")
-        if kind.text or kind.layout == BINARY or kind.dtype.kind == "S":
-            if isinstance(value, np.str_ | np.bytes_):
-                value = value.item()
-            if not isinstance(value, str if kind.text else bytes):
-                raise self._misfit(value)
-            return value if kind.dtype.kind in "US" or kind.layout == CATEGORY else _raw(value)
-        if isinstance(value, np.generic) and value.dtype.kind not in "mM":
-            value = value.item()
-        if kind.arrow.startswith("d:"):
-            if isinstance(value, bool) or not isinstance(value, int | float | decimal.Decimal):
-                raise self._misfit(value)
-            scale = types.decimal_of(kind.arrow)[1]
-            return decimal.Decimal(value).scaleb(scale, decimal.Context(prec=100))
-        if kind.dtype.kind in "mM" or kind.arrow in _EPOCH_OF:
-            return self._time(value)
-        if not isinstance(value, bool | int | float) or isinstance(value, bool) != (kind.dtype.kind == "b"):
-            raise self._misfit(value)
-        return value
-
-    def _time(self, value: Any) -> Any:
-        dtype = np.dtype(_EPOCH_OF.get(self.kind.arrow, self.kind.dtype))
-        if isinstance(value, datetime.datetime) and value.tzinfo is not None:
-            value = value.astimezone(datetime.UTC).replace(tzinfo=None)
-        if isinstance(value, datetime.time):
-            value = datetime.timedelta(
-                hours=value.hour, minutes=value.minute, seconds=value.second, microseconds=value.microsecond
-            )
-        if isinstance(value, bool | int | float):
-            raise self._misfit(value)
-        try:
-            found = np.datetime64(value) if dtype.kind == "M" else np.timedelta64(value)
-        except (TypeError, ValueError) as error:
-            raise self._misfit(value) from error
-        return found
+        self.sign, self.value = comparand(name, self.kind, "==" if sign == "=" else sign, value)
 
     # --- a block ------------------------------------------------------------------------------------
 
@@ -151,21 +98,18 @@ class Predicate:
                 np.logical_or.reduce([none, *(must for _, must in answers)]),
             )
         may, must = self._compared(sign, self.value, low, high)
-        if kind.layout in (UTF8, BINARY) or kind.dtype.kind == "S":
+        if is_bytes(kind):
             must[:] = False  # bounds are the first bytes only
         return may, must
 
     def _compared(self, sign: str, value: Any, low: Array, high: Array) -> tuple[Array, Array]:
         kind = self.kind
-        if kind.layout in (UTF8, BINARY) or kind.dtype.kind == "S":
-            value = np.bytes_(_raw(value)[:16])
+        if is_bytes(kind):
+            value = np.bytes_(value[:16])
             inside = (low <= value) & (high >= value)
             may = {"==": inside, "<": low <= value, "<=": low <= value, ">": high >= value, ">=": high >= value}
             return may.get(sign, np.ones(len(low), np.bool_)), np.zeros(len(low), np.bool_)
-        if kind.arrow.startswith("d:"):
-            lows, highs = _integers(kind, low), _integers(kind, high)
-        else:
-            lows, highs = _times(kind, low), _times(kind, high)
+        lows, highs = comparable(kind, low), comparable(kind, high)
         apart = _bools(lows > value) | _bools(highs < value)
         only = _bools(lows == value) & _bools(highs == value)
         if sign == "==":
@@ -199,20 +143,20 @@ class Predicate:
         kind = self.kind
         if kind.layout == CATEGORY:
             codes, matching = view.values, np.append(self._words_matching(view), False)
-            return matching[np.clip(codes, 0, len(matching) - 1)]
+            found: Array = matching[np.clip(codes, 0, len(matching) - 1)]
+            return found
         if kind.layout in (UTF8, BINARY):
             return _text_mask(view, self.sign, self.value)
-        values = view.values
-        if kind.arrow.startswith("d:"):
-            values = _integers(kind, values)
-        elif kind.arrow in _EPOCH_OF:
-            values = _times(kind, values)
+        values = comparable(kind, view.values)
         if self.sign == "in":
-            found = np.zeros(len(values), np.bool_)
+            matches = np.zeros(len(values), np.bool_)
             for value in self.value:
-                found |= _bools(values == value)
-            return found
-        return _bools(_COMPARE[self.sign](values, self.value))
+                matches |= _bools(values == value)
+        else:
+            matches = _bools(_COMPARE[self.sign](values, self.value))
+        if kind.dtype.kind in "mM" and self.sign != "!=":
+            matches &= values != NAT
+        return matches
 
     def _words_matching(self, view: ColumnView) -> Array:
         words = view.categories
@@ -224,48 +168,24 @@ class Predicate:
     def span(self, values: Array) -> tuple[int, int] | None:
         """Which of a block's values, which are in order, fulfil the condition; None if that is no one range."""
         value = self.value
-        if self.sign in ("in", "!=") or self.sign.startswith("is") or self.kind.dtype.kind not in "iufmM":
+        if self.sign in ("in", "!=") or self.sign.startswith("is"):
             return None
-        if self.kind.arrow in _EPOCH_OF or self.kind.arrow.startswith("d:"):
+        if self.kind.layout != FIXED or self.kind.dtype.kind not in "iufmM":  # codes in order aren't words in order
             return None
-        if isinstance(value, float) and value != value:
-            return 0, 0
-        if self.kind.dtype.kind in "iu" and not _fits(value, values.dtype):
+        values = comparable(self.kind, values)
+        if values.dtype.kind == "f":
+            value = values.dtype.type(value)
+            if value != value:
+                return 0, 0
+        elif not np.iinfo(values.dtype).min <= value <= np.iinfo(values.dtype).max:
             return None
-        if self.kind.dtype.kind == "f":
-            value = np.float64(value)
         left, right = int(np.searchsorted(values, value, "left")), int(np.searchsorted(values, value, "right"))
         return {"==": (left, right), "<": (0, left), "<=": (0, right), ">": (right, len(values)),
                 ">=": (left, len(values))}[self.sign]  # fmt: skip
 
 
-def _fits(value: Any, dtype: np.dtype[Any]) -> bool:
-    return isinstance(value, int) and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
-
-
 def _bools(found: Any) -> Array:
     return np.asarray(found).astype(np.bool_)
-
-
-def _raw(value: Any) -> bytes:
-    return value.encode() if isinstance(value, str) else bytes(value)
-
-
-def _times(kind: Kind, values: Array) -> Array:
-    if kind.arrow in _EPOCH_OF:
-        return values.astype("i8").view(_EPOCH_OF[kind.arrow])
-    return values
-
-
-def _integers(kind: Kind, values: Array) -> Array:
-    """Scaled decimals as integers that compare with any Python number: i8 where they fit, else objects."""
-    if kind.dtype.itemsize < 16:
-        return values.astype(object)
-    halves = np.ascontiguousarray(values).view([("low", "<u8"), ("high", "<i8")])
-    low = halves["low"].view("<i8")
-    if np.array_equal(halves["high"], low >> 63):
-        return low.astype(object)
-    return halves["high"].astype(object) * (1 << 64) + halves["low"].astype(object)
 
 
 def _text_mask(view: ColumnView, sign: str, value: Any) -> Array:
@@ -275,15 +195,14 @@ def _text_mask(view: ColumnView, sign: str, value: Any) -> Array:
     if sign in ("==", "!=", "in"):
         found = np.zeros(len(view), np.bool_)
         lengths = np.diff(offsets)
-        for one in value if sign == "in" else [value]:
-            raw = _raw(one)
+        for raw in value if sign == "in" else [value]:
             same = np.flatnonzero(lengths == len(raw))
             if len(raw) and len(same):
                 places = offsets[:-1][same][:, None] + np.arange(len(raw))
                 same = same[(data[places] == np.frombuffer(raw, np.uint8)).all(axis=1)]
             found[same] = True
         return ~found if sign == "!=" else found
-    compare, raw = _COMPARE[sign], _raw(value)
+    compare, raw = _COMPARE[sign], value
     ends = offsets.tolist()
     whole = data[ends[0] : ends[-1]].tobytes()
     base = ends[0]

@@ -150,9 +150,10 @@ class Reader:
         """Reads of keyspace ``name`` in one call each."""
 
         def refresh() -> None:
-            state = self.current()
+            state, before = self.current(), latest.tree
             latest.tree = state.tree(name)
-            latest.txn = state.txn
+            latest.txn = state.txn  # nothing may come between, and `before` could: its end runs finalizers
+            del before
 
         def otherwise(key: Any) -> bytes | None:
             return self.read(lambda state: None if (tree := state.tree(name)) is None else tree.get(key))

@@ -1,7 +1,8 @@
 """A table in one state, and what can be read of its rows: the base of tables, snapshots' tables and transactions'.
 
-`TableState` is an entry with a way to its bytes: `Committed` shows them in place, each array with a pin of its own (I2),
-`Uncommitted` copies them, since rows without a root can't be pinned.  Everything that reads rows is written upon it.
+`TableState` is an entry with a way to its bytes: `Committed` shows them in place, each array with a pin of its own
+(I2), `Uncommitted` copies them, since rows without a root can't be pinned.  Everything that reads rows is written
+upon it.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ in which they were appended; a deleted row keeps its number until the table is c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -52,7 +52,15 @@ class Named:
         self._name = name
 
     def _state(self) -> AbstractContextManager[TableState]:
-        """The table's state, which stands as long as the context lasts."""
+        """The table's state, which stands as long as the context lasts: for the length of a call."""
+        raise NotImplementedError
+
+    def _held(self) -> tuple[TableState, Callable[[], None]]:
+        """The table's state for as long as it takes, and what ends it.
+
+        A generator that is dropped halfway doesn't call that: it may be in a finalizer, where nothing may be locked.
+        What the function refers to is dropped with it, and that is enough.
+        """
         raise NotImplementedError
 
     def _entry(self) -> Entry:
@@ -168,9 +176,9 @@ class ReadTable(Named):
     ) -> Iterator[Rows]:
         """The rows that fulfil all conditions and aren't deleted, of one state, in batches of up to `batch_rows`.
 
-        where: conditions (column, operator, value); operators ==, !=, <, <=, >, >=, "in" (a list), "is null" and "is not
-        null" (without a value).  Blocks of 65,536 rows that can't match by their smallest and largest value aren't
-        touched.  Rows side by side come as views, others as copies.
+        where: conditions (column, operator, value); operators ==, !=, <, <=, >, >=, "in" (a list), "is null" and
+        "is not null" (without a value).  Blocks of 65,536 rows that can't match by their smallest and largest value
+        aren't touched.  Rows side by side come as views, others as copies.
 
         Raises KeyError, ValueError or `SchemaError` for a condition that makes no sense.
         """
@@ -182,8 +190,9 @@ class ReadTable(Named):
         return self._scan(columns, where, batch_rows)
 
     def _scan(self, columns: Sequence[str] | None, where: Where | None, batch_rows: int) -> Iterator[Rows]:
-        with self._state() as state:
-            yield from scan(state, columns, predicates(state.schema, where), batch_rows)
+        state, end = self._held()
+        yield from scan(state, columns, predicates(state.schema, where), batch_rows)
+        end()
 
     def __iter__(self) -> Iterator[Rows]:
         """All rows that aren't deleted, in batches."""
@@ -201,8 +210,8 @@ class ReadTable(Named):
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
         """The rows that aren't deleted as a stream of Arrow record batches, zero-copy where the types are Arrow's.
 
-        It shows one state, pinned until the consumer lets go.  requested_schema: a struct of some of the columns, in the
-        order wanted; other types than the table's aren't converted.
+        It shows one state, pinned until the consumer lets go.  requested_schema: a struct of some of the columns, in
+        the order wanted; other types than the table's aren't converted.
         """
         columns = None
         if requested_schema is not None:
@@ -258,11 +267,19 @@ class CommittedName(Named):
     @contextmanager
     def _state(self) -> Iterator[TableState]:
         if self._snapshot is not None:
-            state = self._snapshot.state
-            yield Committed(self._database, state, self._found(state))
+            yield self._shown(self._snapshot.state)
             return
         with self._database.reader.pinned() as state:
-            yield Committed(self._database, state, self._found(state))
+            yield self._shown(state)
+
+    def _held(self) -> tuple[TableState, Callable[[], None]]:
+        if self._snapshot is not None:
+            return self._shown(self._snapshot.state), lambda: None
+        snapshot = self._database.snapshot()
+        return self._shown(snapshot.state), snapshot.close
+
+    def _shown(self, state: State) -> TableState:
+        return Committed(self._database, state, self._found(state))
 
     def _entry(self) -> Entry:
         if self._snapshot is not None:
@@ -285,11 +302,16 @@ class TransactionName(Named):
 
     @contextmanager
     def _state(self) -> Iterator[TableState]:
+        yield self._shown()
+
+    def _held(self) -> tuple[TableState, Callable[[], None]]:
+        return self._shown(), lambda: None
+
+    def _shown(self) -> TableState:
         entry, state = self._entry(), self._transaction.base_state()
         if state is not None and state.entry(self._name) == entry:
-            yield Committed(self._transaction._database, state, entry)
-        else:
-            yield Uncommitted(self._transaction.check_open(), self._name, entry)
+            return Committed(self._transaction._database, state, entry)
+        return Uncommitted(self._transaction.check_open(), self._name, entry)
 
     def _entry(self) -> Entry:
         entry = self._transaction.check_open().entry(self._name)

@@ -118,11 +118,11 @@ class TableWriter(TransactionTable):
     def update(self, rows: Any, values: Any) -> int:
         """Give rows other values in some columns; returns how many rows.
 
-        rows: numbers, each once, a mask or a slice.  values: a dict of columns, each as long as `rows`, or one value for
-        all of them.
+        rows: numbers, each once, a mask or a slice.  values: a dict of columns, each as long as `rows`, or one value
+        for all of them.
 
-        Raises IndexError for a row that isn't there, ValueError for one that is deleted or given twice, `SchemaError` for
-        values that don't fit or a key that another row has; then nothing was changed.
+        Raises IndexError for a row that isn't there, ValueError for one that is deleted or given twice, `SchemaError`
+        for values that don't fit or a key that another row has; then nothing was changed.
         """
         write = self._transaction.check_open()
         schema = self.schema

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <stdint.h>
 #include <string.h>
+#include <time.h>
 
 struct ArrowSchema {
     const char *format, *name, *metadata;
@@ -43,6 +44,7 @@ typedef struct mms_block {
 static mms_block *mms_waiting; /* their owners go when a thread that may touch Python objects comes by */
 static int mms_called;         /* whether the main thread was asked to come by */
 static int mms_leaving;        /* the interpreter is about to end: nobody comes by any more */
+static int mms_inside;         /* threads that ask a stream for something */
 
 /* An exception that is raised at the moment, put aside: Python code must not run beside it. */
 #if PY_VERSION_HEX >= 0x030C0000
@@ -113,9 +115,23 @@ static void mms_put_down(mms_block *block) {
         __atomic_store_n(&mms_called, 0, __ATOMIC_SEQ_CST); /* no room; the next one asks again */
 }
 
+/* A thread that waits for the GIL when the interpreter ends is ended by it, which the consumer's C++ may not survive:
+ * those that are inside get two seconds. */
 static void mms_leave(void) {
+    const struct timespec nap = {0, 1000000};
+    int i;
     __atomic_store_n(&mms_leaving, 1, __ATOMIC_SEQ_CST);
+    for (i = 0; i < 2000 && __atomic_load_n(&mms_inside, __ATOMIC_SEQ_CST) > 0; i++) {
+        Py_BEGIN_ALLOW_THREADS
+        nanosleep(&nap, NULL);
+        Py_END_ALLOW_THREADS
+    }
     mms_drain(NULL);
+}
+
+/* In a child of fork, where only the thread that forked is left. */
+static void mms_forked(void) {
+    __atomic_store_n(&mms_inside, 0, __ATOMIC_SEQ_CST);
 }
 
 /* --- release ------------------------------------------------------------------------------------ */
@@ -155,16 +171,36 @@ MMS_CAPSULE(mms_capsule_stream, ArrowArrayStream)
 
 /* --- streams ------------------------------------------------------------------------------------ */
 
+typedef struct {
+    PyGILState_STATE state;
+    mms_raised raised;
+} mms_visit;
+
+/* Take the GIL; 0 where it is too late for that. */
+static int mms_enter(mms_visit *visit) {
+    __atomic_add_fetch(&mms_inside, 1, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&mms_leaving, __ATOMIC_SEQ_CST) && !mms_attached()) {
+        __atomic_sub_fetch(&mms_inside, 1, __ATOMIC_SEQ_CST);
+        return 0;
+    }
+    visit->state = PyGILState_Ensure();
+    visit->raised = mms_put_aside();
+    return 1;
+}
+
+static void mms_exit(mms_visit *visit) {
+    mms_put_back(visit->raised);
+    PyGILState_Release(visit->state);
+    __atomic_sub_fetch(&mms_inside, 1, __ATOMIC_SEQ_CST);
+}
+
 /* owner.method(address of out), which returns an errno; an exception that got through becomes one. */
 static int mms_ask(struct ArrowArrayStream *stream, const char *method, void *out) {
     PyObject *owner = ((mms_block *)stream->private_data)->owner, *answer;
-    PyGILState_STATE state;
-    mms_raised raised;
+    mms_visit visit;
     int code = EIO;
-    if (__atomic_load_n(&mms_leaving, __ATOMIC_SEQ_CST) && !mms_attached())
+    if (!mms_enter(&visit))
         return EIO;
-    state = PyGILState_Ensure();
-    raised = mms_put_aside();
     answer = PyObject_CallMethod(owner, method, "K", (unsigned long long)(uintptr_t)out);
     if (answer != NULL) {
         code = (int)PyLong_AsLong(answer);
@@ -175,8 +211,7 @@ static int mms_ask(struct ArrowArrayStream *stream, const char *method, void *ou
         code = EINTR;
     } else
         PyErr_WriteUnraisable(owner);
-    mms_put_back(raised);
-    PyGILState_Release(state);
+    mms_exit(&visit);
     return code;
 }
 
@@ -201,20 +236,16 @@ static int mms_get_next(struct ArrowArrayStream *stream, struct ArrowArray *out)
 /* The bytes owner.error, or NULL; they stay until the stream is asked for something else. */
 static const char *mms_get_last_error(struct ArrowArrayStream *stream) {
     PyObject *owner = ((mms_block *)stream->private_data)->owner, *error;
-    PyGILState_STATE state;
-    mms_raised raised;
     const char *text = NULL;
-    if (__atomic_load_n(&mms_leaving, __ATOMIC_SEQ_CST) && !mms_attached())
+    mms_visit visit;
+    if (!mms_enter(&visit))
         return NULL;
-    state = PyGILState_Ensure();
-    raised = mms_put_aside();
     error = PyObject_GetAttrString(owner, "error");
     if (error != NULL && PyBytes_Check(error))
         text = PyBytes_AS_STRING(error);
     Py_XDECREF(error);
     PyErr_Clear();
-    mms_put_back(raised);
-    PyGILState_Release(state);
+    mms_exit(&visit);
     return text;
 }
 

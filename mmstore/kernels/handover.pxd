@@ -7,3 +7,4 @@ cdef extern from "handover.h":
     void mms_move(int kind, uint64_t at, object owner, int64_t live, uint64_t out) noexcept
     uint64_t mms_callback(int which) noexcept
     void mms_leave() noexcept
+    void mms_forked() noexcept

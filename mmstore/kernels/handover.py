@@ -28,10 +28,11 @@ Uncompiled the callbacks are ctypes', in ``plain_handover.py``, with the limits 
 from __future__ import annotations
 
 import atexit
+import os
 from types import FunctionType
 from typing import Any
 
-__all__ = ["ARRAY", "HEAD", "SCHEMA", "STREAM", "STREAM_CALLBACKS", "callback", "capsule", "leave", "move"]
+__all__ = ["ARRAY", "HEAD", "SCHEMA", "STREAM", "STREAM_CALLBACKS", "callback", "capsule", "forked", "leave", "move"]
 
 SCHEMA = 0
 ARRAY = 1
@@ -63,11 +64,17 @@ def callback(which: int) -> int:
 
 
 def leave() -> None:
-    """The interpreter is about to end: from here on, only a thread that has the GIL drops anything."""
+    """The interpreter is about to end: from here on, only a thread that has the GIL drops anything or gets a batch."""
     mms_leave()
+
+
+def forked() -> None:
+    """This is the child of a fork: other threads that were in here are not."""
+    mms_forked()
 
 
 if isinstance(leave, FunctionType):  # not compiled: what the .pxd declares is missing
     from mmstore.kernels.plain_handover import *  # noqa: F403 - C names can't be assigned one by one
 
 atexit.register(leave)
+os.register_at_fork(after_in_child=forked)

@@ -1,9 +1,10 @@
 """What ``handover`` does where it isn't compiled: ctypes callbacks, which take the GIL and run Python.
 
-Two limits come with that.  A struct that is released while an exception is being raised turns that exception into a
-SystemError: the callback has to return with some exception set, or the interpreter crashes, and none but that can
-be set from where it returns to.  The one that is lost is shown by ``sys.unraisablehook``.  And a struct must not be
-released after the interpreter has ended.
+Limits come with that.  A struct or capsule that is freed while an exception is being raised, as it happens when a
+consumer fails, turns that exception into a SystemError: the callback has to return with some exception set, or the
+interpreter crashes, and none but that can be set where it returns to.  The one that is lost is shown by
+``sys.unraisablehook``.  A KeyboardInterrupt inside a stream is the consumer's error and nothing more.  No thread may be
+inside a consumer when the interpreter ends, nor release anything after that.
 
 The functions are made once and never freed, and they look nothing up in this module, whose names may be cleared at
 the end before the last struct is released.
@@ -18,7 +19,7 @@ from typing import Any
 
 from mmstore.kernels import arrow_abi as abi
 
-__all__ = ["mms_callback", "mms_capsule", "mms_leave", "mms_move"]
+__all__ = ["mms_callback", "mms_capsule", "mms_forked", "mms_leave", "mms_move"]
 
 _HEAD = 24  # bytes before the root struct
 _LOST = (
@@ -150,3 +151,7 @@ def mms_move(kind: int, at: int, owner: object, live: int, out: int) -> None:
 
 def mms_leave() -> None:
     """Nothing to do: what is released late is dropped late."""
+
+
+def mms_forked() -> None:
+    """Nothing is counted here."""

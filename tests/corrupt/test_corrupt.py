@@ -49,7 +49,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, S
 
 def run(sample: Path, how: str, count: int) -> dict[str, int]:
     """Examine ``count`` damaged images in a child process; returns how often it went how."""
-    count = max(8, int(count * TIMES))
+    count = max(12, int(count * TIMES))
     # The same damage in each run, so that a run tells of the change and not of its luck; long runs look further.
     usual = random.randrange(1 << 32) if LONG else zlib.crc32(f"{sample.stem} {how}".encode())
     seed = int(os.environ.get("MMSTORE_SEED", usual))

@@ -255,7 +255,7 @@ def test_fill_after_random_puts(page_size: int, n_value: int) -> None:
     rng = random.Random(n_value)
     store = IndexStore(INSTALLED, page_size)
     index = store.begin()
-    n = puts(INSTALLED)
+    n = 20000
     for _ in range(n):
         index.put(rng.randbytes(16), bytes(n_value))
     desc = index.desc
@@ -270,7 +270,7 @@ def test_fill_after_a_bulk_build(n_value: int) -> None:
     rng = random.Random(n_value)
     store = IndexStore(INSTALLED)
     index = store.begin()
-    n = puts(INSTALLED)
+    n = 20000
     index.put_many([rng.randbytes(16) for _ in range(n)], [bytes(n_value)] * n)
     desc = index.desc
     buckets = desc.pages - desc.nodes - (desc.height > 2)
