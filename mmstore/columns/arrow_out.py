@@ -85,7 +85,7 @@ def data_of(view: ColumnView) -> Data:
         child = _fixed(values, (), kind.dtype, len(values), 0, None, 0)
         return Data(rows, nulls, (bits, offsets), (child,), offset=start)
     if kind.layout == UTF8:
-        _check_text(view, view.parts["data"], view.offsets)
+        view.check_text()
     return Data(rows, nulls, (bits, offsets, view.parts["data"]), offset=start)
 
 

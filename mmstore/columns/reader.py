@@ -28,18 +28,19 @@ import numpy as np
 from mmstore.columns import sequence
 from mmstore.columns.extents import NO_RUNS, Runs, Source
 from mmstore.columns.sequence import Sequence
+from mmstore.columns.view import Known
 from mmstore.disk.backend import Backend
 from mmstore.disk.mapping import SequenceMap
 
-__all__ = ["VERIFY_LIMIT", "ColumnReader", "copied"]
+__all__ = ["VERIFY_LIMIT", "ColumnReader", "Mapped", "copied", "known"]
 
 VERIFY_LIMIT: Final = 1 << 20
 MAPS_KEPT: Final = 256  # least recently used ones beyond are let go: the system's mappings are limited
 ALIGNMENT: Final = 64
 
 
-@dataclass(slots=True)
-class _Mapped:
+@dataclass(slots=True, eq=False)
+class Mapped:
     """One sequence's mapping, and how much of it was found whole."""
 
     map: SequenceMap
@@ -47,6 +48,8 @@ class _Mapped:
     verified_blocks: int = 0
     verified_tail: tuple[int, int] | None = None
     """(length, tail checksum) of the last state that was verified."""
+    known: tuple[Mapped | None, Known] | None = None
+    """What is known right of it together with the mapping that it points into."""
 
 
 class ColumnReader:
@@ -56,7 +59,7 @@ class ColumnReader:
         """backend: the file to map.  source: reads committed pages."""
         self._backend = backend
         self._source = source
-        self._maps: OrderedDict[tuple[int, ...], _Mapped] = OrderedDict()
+        self._maps: OrderedDict[tuple[int, ...], Mapped] = OrderedDict()
         self._lock = threading.Lock()
 
     def memory(
@@ -66,8 +69,8 @@ class ColumnReader:
         on_release: Callable[[], object] | None = None,
         *,
         private: bool = False,
-    ) -> memoryview:
-        """All bytes of a sequence as committed in `state`: read-only, 64-byte aligned.
+    ) -> tuple[memoryview, Mapped | None]:
+        """(all bytes of a sequence as committed in `state`: read-only, 64-byte aligned; the mapping, or None for a copy).
 
         key: names the sequence among all of the file (entry, column, part).  on_release is called once, when nobody can
         see the bytes any more, from wherever that happens, so it may only append to a deque; and also when this raises.
@@ -85,14 +88,14 @@ class ColumnReader:
 
         try:
             if private or not size:
-                self._verify(_Mapped(SequenceMap(self._backend, self._source.page_size), NO_RUNS), state)
+                self._verify(Mapped(SequenceMap(self._backend, self._source.page_size), NO_RUNS), state)
                 memory = copied(state, self._source, 0, size)
                 release()
-                return memory
+                return memory, None
             with self._lock:
                 mapped = self._mapped(key, state.runs)
                 self._verify(mapped, state)
-                return mapped.map.view(size, release)
+                return mapped.map.view(size, release), mapped
         except BaseException:
             release()
             raise
@@ -110,14 +113,14 @@ class ColumnReader:
         self._backend, self._source = backend, source
         self._maps.clear()
 
-    def _mapped(self, key: tuple[int, ...], runs: Runs) -> _Mapped:
+    def _mapped(self, key: tuple[int, ...], runs: Runs) -> Mapped:
         """The mapping of a sequence, made or grown to cover `runs`."""
         mapped = self._maps.get(key)
         if mapped is None or mapped.runs != runs:
             missing = None if mapped is None else _missing(mapped.map.runs, runs)
             if mapped is None or missing is None:
                 found = SequenceMap(self._backend, self._source.page_size, _pages(runs))
-                mapped = self._maps[key] = _Mapped(found, runs)
+                mapped = self._maps[key] = Mapped(found, runs)
                 while len(self._maps) > MAPS_KEPT:
                     self._maps.popitem(last=False)[1].map.close()
             mapped.map.extend(missing or ())
@@ -125,7 +128,7 @@ class ColumnReader:
         self._maps.move_to_end(key)
         return mapped
 
-    def _verify(self, mapped: _Mapped, state: Sequence) -> None:
+    def _verify(self, mapped: Mapped, state: Sequence) -> None:
         """Raise what is wrong with a small column, looking only at what has been added since the last time."""
         tail = (state.length, state.tail_checksum)
         if state.length > VERIFY_LIMIT or mapped.verified_tail == tail:
@@ -134,6 +137,19 @@ class ColumnReader:
             raise error
         mapped.verified_tail = tail
         mapped.verified_blocks = max(mapped.verified_blocks, state.blocks)
+
+
+def known(first: Mapped | None, body: Mapped | None) -> Known:
+    """What is known right of the offsets, or codes, in one mapping that point into another.
+
+    It holds as long as both are the same, however they grow: committed bytes never change.
+    """
+    if first is None:
+        return Known()
+    found = first.known
+    if found is None or found[0] is not body:
+        found = first.known = body, Known()
+    return found[1]
 
 
 def copied(state: Sequence, source: Source, start: int, stop: int) -> memoryview:

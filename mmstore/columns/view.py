@@ -20,19 +20,33 @@ from mmstore.columns.schema import Column
 from mmstore.columns.types import BINARY, CATEGORY, FIXED, LIST, UTF8, Kind
 from mmstore.columns.words import split
 from mmstore.errors import CorruptError
-from mmstore.kernels.strings import check_codes, check_offsets
+from mmstore.kernels.strings import check_codes, check_offsets, check_utf8
 
-__all__ = ["ColumnView"]
+__all__ = ["ColumnView", "Known"]
 
 _STRING: Final = getattr(np.dtypes, "StringDType", None)
 _TIME_OF: Final = {"tdD": "M8[D]", "tts": "m8[s]", "ttm": "m8[ms]"}
 _EXACT: Final = decimal.Context(prec=100)
 
 
+class Known:
+    """What was found right of a whole column's bytes, which its views share: what is right is looked at once."""
+
+    __slots__ = ("rows", "text")
+
+    def __init__(self) -> None:
+        self.rows = 0
+        """Offsets, or codes, of so many rows from the first on."""
+        self.text = 0
+        """The UTF-8 of so many."""
+
+
 class ColumnView:
     """Rows [start, stop) of a column; a sequence of Python values, None where a row has none."""
 
-    def __init__(self, column: Column, start: int, stop: int, parts: Parts, checked: bool = False) -> None:
+    def __init__(
+        self, column: Column, start: int, stop: int, parts: Parts, checked: bool = False, known: Known | None = None
+    ) -> None:
         """parts: whole arrays of the column; `validity` is packed bits.  checked: offsets and codes are known right."""
         self.column = column
         self.kind: Kind = column.kind
@@ -40,6 +54,7 @@ class ColumnView:
         self.stop = stop
         self.parts = parts
         self._checked = checked
+        self._known = Known() if known is None else known
 
     # --- the arrays ---------------------------------------------------------------------------------
 
@@ -120,17 +135,34 @@ class ColumnView:
 
     def check(self) -> None:
         """Raise `CorruptError` unless offsets, codes and words stay inside what they point into."""
-        if self._checked:
+        known = self._known
+        if self._checked or self.stop <= known.rows or not self.stop - self.start:
             return
+        new = self[max(0, known.rows - self.start) :]
         if "offsets" in self.parts:
             body = self.parts["values" if self.kind.layout == LIST else "data"]
-            self._expect(check_offsets(self.offsets, len(body)) < 0, "its offsets")
+            self._expect(check_offsets(new.offsets, len(body)) < 0, "its offsets")
         elif self.kind.layout == CATEGORY:
-            codes, words = self.values, len(self._word_offsets) - 1
-            if self.null_count:
-                codes = codes[self.is_valid]
+            codes, words = new.values, len(self._word_offsets) - 1
+            if new.null_count:
+                codes = codes[new.is_valid]
             self._expect(not len(codes) or check_codes(np.ascontiguousarray(codes), words) < 0, "its codes")
         self._checked = True
+        if self.start <= known.rows:
+            known.rows = max(known.rows, self.stop)
+
+    def check_text(self) -> None:
+        """Raise `CorruptError` unless each row's text is UTF-8, and all is as `check` wants it."""
+        self.check()
+        known = self._known
+        if self.stop <= known.text:
+            return
+        new = self[max(0, known.text - self.start) :]
+        wrong = check_utf8(self.parts["data"], new.offsets) if len(new) else -1
+        if wrong >= 0:
+            raise CorruptError(f"row {new.start + wrong} of column {self.name!r} is no UTF-8; run check()")
+        if self.start <= known.text:
+            known.text = max(known.text, self.stop)
 
     def _expect(self, right: bool, what: str) -> None:
         if not right:
@@ -249,9 +281,8 @@ class ColumnView:
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
             if step == 1:
-                return ColumnView(
-                    self.column, self.start + start, self.start + max(start, stop), self.parts, self._checked
-                )
+                low, high = self.start + start, self.start + max(start, stop)
+                return ColumnView(self.column, low, high, self.parts, self._checked, self._known)
             rows = np.arange(start, stop, step)
         if isinstance(rows, int | np.integer):
             row = int(rows) + (len(self) if rows < 0 else 0)

@@ -19,7 +19,7 @@ from mmstore.columns import bitmap, keys, sequence
 from mmstore.columns import state as states
 from mmstore.columns.batch import Array
 from mmstore.columns.extents import Source
-from mmstore.columns.reader import copied
+from mmstore.columns.reader import Mapped, copied, known
 from mmstore.columns.schema import Column, Schema
 from mmstore.columns.sequence import Sequence
 from mmstore.columns.view import ColumnView
@@ -42,8 +42,8 @@ class TableState:
         self.source = source
         """For reading a few rows without mapping a column."""
 
-    def memory(self, key: tuple[int, ...], found: Sequence) -> memoryview:
-        """All bytes of a sequence, read-only."""
+    def memory(self, key: tuple[int, ...], found: Sequence) -> tuple[memoryview, Mapped | None]:
+        """All bytes of a sequence, read-only, and the mapping that they lie in, if they do."""
         raise NotImplementedError
 
     def gather(self, data: Array, offsets: Array) -> Array:
@@ -52,15 +52,16 @@ class TableState:
 
     # --- columns ------------------------------------------------------------------------------------
 
-    def parts(self, position: int) -> dict[str, Array]:
-        """The whole arrays of a column: offsets from the column's first row on, validity as packed bits."""
+    def column(self, position: int) -> ColumnView:
+        """A column's rows: its whole arrays, offsets from the column's first row on, validity as packed bits."""
         column, found = self.schema.columns[position], self.entry.columns[position]
         kind = column.kind
         arrays: dict[str, Array] = {}
+        maps: dict[str, Mapped | None] = {}
         for at, (name, part) in enumerate(zip(kind.parts, found.parts, strict=True)):
             if name == "validity" and not bitmap.count(part):
                 continue
-            memory = self.memory((self.entry.id, column.id, at + (not kind.nullable)), part)
+            memory, maps[name] = self.memory((self.entry.id, column.id, at + (not kind.nullable)), part)
             if name == "values":
                 # np.ndarray(buffer=...) would look through the memoryview and let itself be made writeable.
                 arrays[name] = np.frombuffer(memory, kind.dtype)
@@ -68,11 +69,10 @@ class TableState:
                     arrays[name] = arrays[name].reshape(-1, *kind.shape)
             else:
                 arrays[name] = np.frombuffer(memory, "<i8" if name.endswith("offsets") else "u1")
-        return arrays
-
-    def column(self, position: int) -> ColumnView:
-        """A column's rows."""
-        return ColumnView(self.schema.columns[position], 0, self.rows, self.parts(position))
+        plain = "offsets" not in maps and "words" not in maps
+        first, *behind = (maps[name] for name in kind.parts if name != "validity")
+        right = None if plain else known(first, behind[-1])
+        return ColumnView(column, 0, self.rows, arrays, plain, right)
 
     def array(self, name: str) -> Any:
         """A column as users see it: an array where numpy can show it all, else a `ColumnView`.  Raises KeyError."""
@@ -86,7 +86,7 @@ class TableState:
         if not entry.deleted:
             marks = np.zeros(self.rows, np.bool_)
         elif entry.marks.length == self.rows:
-            return np.frombuffer(self.memory((entry.id,), entry.marks), np.bool_)
+            return np.frombuffer(self.memory((entry.id,), entry.marks)[0], np.bool_)
         else:
             marks = tables.marked(entry, self.source, 0, self.rows)
         marks.flags.writeable = False
@@ -118,7 +118,7 @@ class Committed(TableState):
         self._database = database
         self._state = state
 
-    def memory(self, key: tuple[int, ...], found: Sequence) -> memoryview:
+    def memory(self, key: tuple[int, ...], found: Sequence) -> tuple[memoryview, Mapped | None]:
         database = self._database
         release = database.pin_view(self._state.txn)
         return database.columns.memory(key, found, release, private=database.session.store.private)
@@ -135,8 +135,8 @@ class Uncommitted(TableState):
         self._write = write
         self._name = name
 
-    def memory(self, key: tuple[int, ...], found: Sequence) -> memoryview:
-        return copied(found, self.source, 0, found.extent)
+    def memory(self, key: tuple[int, ...], found: Sequence) -> tuple[memoryview, Mapped | None]:
+        return copied(found, self.source, 0, found.extent), None
 
     def gather(self, data: Array, offsets: Array) -> Array:
         index = self._write.index(self._name)
