@@ -32,6 +32,10 @@ def pack(columns: Sequence[Column], batch: Sequence[Parts]) -> tuple[Array, Arra
 
     Raises ValueError where a key is longer than 65,535 bytes.
     """
+    if len(columns) == 1 and columns[0].kind.layout == FIXED and columns[0].dtype.kind != "S":
+        values = _values(columns[0], batch[0])  # all of one length, and they lie so already
+        width = _short_enough(values.dtype.itemsize)
+        return values.view(np.uint8), np.arange(0, (len(values) + 1) * width, width, dtype=np.int64)
     pieces = [_one(column, parts) for column, parts in zip(columns, batch, strict=True)]
     if len(pieces) == 1:
         data, starts, lengths = pieces[0]
@@ -42,10 +46,22 @@ def pack(columns: Sequence[Column], batch: Sequence[Parts]) -> tuple[Array, Arra
             data = gather(data, starts, offsets)
     else:
         data, offsets = _combined(columns, pieces)
-    longest = int(np.diff(offsets).max(initial=0))
+    _short_enough(int(np.diff(offsets).max(initial=0)))
+    return data, offsets
+
+
+def _short_enough(longest: int) -> int:
     if longest > MAX_KEY:
         raise ValueError(f"a key has at most {MAX_KEY} bytes, found one of {longest}; use a hash of it as key")
-    return data, offsets
+    return longest
+
+
+def _values(column: Column, parts: Parts) -> Array:
+    """Values of a fixed layout as keys have them: integers in 8 bytes."""
+    values = np.ascontiguousarray(parts["values"])
+    if column.dtype.kind in "iu":
+        values = values.astype("<u8" if column.dtype.kind == "u" else "<i8", copy=False)
+    return values
 
 
 def _one(column: Column, parts: Parts) -> tuple[Array, Array, Array]:
@@ -54,9 +70,7 @@ def _one(column: Column, parts: Parts) -> tuple[Array, Array, Array]:
     if kind.layout != FIXED:
         offsets = parts["offsets"]
         return parts["data"], offsets[:-1], np.diff(offsets)
-    values = np.ascontiguousarray(parts["values"])
-    if kind.dtype.kind in "iu":
-        values = values.astype("<u8" if kind.dtype.kind == "u" else "<i8", copy=False)
+    values = _values(column, parts)
     width = values.dtype.itemsize
     starts = np.arange(len(values), dtype=np.int64) * width
     lengths = np.strings.str_len(values) if kind.dtype.kind == "S" else np.full(len(values), width)

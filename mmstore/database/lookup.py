@@ -43,7 +43,7 @@ def row_numbers(rows: Any, total: int) -> Array:
     low, high = int(found.min()), int(found.max())
     if low < -total or high >= total:
         raise IndexError(f"row {low if low < -total else high} of {total:,}")
-    found = found.astype(np.int64)
+    found = found.astype(np.int64, copy=False)
     return np.where(found < 0, found + total, found) if low < 0 else found
 
 

@@ -50,10 +50,11 @@ def _refuse(*_: object) -> bytes:
 class State:
     """One root: ``tree(name)`` for a keyspace's index, ``entry(name)`` for a catalog entry."""
 
-    __slots__ = ("_catalog", "_entries", "_load", "_session", "_trees", "main", "root", "txn")
+    __slots__ = ("_catalog", "_entries", "_load", "_pinned", "_session", "_trees", "main", "root", "txn")
 
     def __init__(self, session: Session, root: Root, pinned: bool) -> None:
         self._session = session
+        self._pinned = pinned
         self._load = partial(_load, session.store) if pinned else _refuse
         self.root = root
         self.txn = root.txn
@@ -83,6 +84,8 @@ class State:
         except KeyError:
             data = self.catalog.get(name)
             entry = self._entries[name] = None if data is None else self._unpack(data)
+            if entry is not None and self._pinned:
+                self._session.learn(self.root, name, entry)
             return entry
 
     def _unpack(self, data: bytes) -> Entry:

@@ -85,11 +85,10 @@ class TableWriter(TransactionTable):
             old = ~(there < 0) if kept is None else ~(there < 0) & kept
             if old.any():
                 self._replace(batch, np.flatnonzero(old), there)
-        if not new.all():
-            picked = np.flatnonzero(new)
-            batch = _picked(schema.columns, batch, picked)
-        if batch.rows:
-            write.append(self._name, batch)
+        if new.all():
+            write.append(self._name, batch, (data, offsets))
+        elif new.any():
+            write.append(self._name, _picked(schema.columns, batch, np.flatnonzero(new)))
 
     def _replace(self, batch: Batch, which: Array, there: Array) -> None:
         """Rows that are there get the batch's values in all columns but the key's, which are the same."""
@@ -268,9 +267,10 @@ def _distinct(data: Array, offsets: Array, *, last: bool) -> Array | None:
         numbers = np.frombuffer(data, "<u8")
         if (numbers[1:] > numbers[:-1]).all():
             return None
-        _, first = np.unique(numbers[::-1] if last else numbers, return_index=True)
-        if len(first) == n:
+        ascending = np.sort(numbers)  # many times quicker than to find out where they come from
+        if (ascending[1:] != ascending[:-1]).all():
             return None
+        _, first = np.unique(numbers[::-1] if last else numbers, return_index=True)
         kept = np.zeros(n, np.bool_)
         kept[n - 1 - first if last else first] = True
         return kept

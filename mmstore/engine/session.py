@@ -128,6 +128,14 @@ class Session:
         """This handle has built `root`, and these entries of its catalog need not be read again."""
         self._known = (root, entries if len(entries) <= _KNOWN else {})
 
+    def learn(self, root: Root, name: bytes, entry: Entry) -> None:
+        """One more entry, read from a `root` that was pinned."""
+        about, entries = self._known
+        if about is not root:
+            self._known = (root, {name: entry})
+        elif len(entries) < _KNOWN:
+            entries[name] = entry
+
     def known(self, root: Root) -> Mapping[bytes, Entry]:
         """What `know` was told of this very root."""
         about, entries = self._known

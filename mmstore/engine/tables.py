@@ -115,8 +115,8 @@ class TableChanges:
 
     # --- rows ---------------------------------------------------------------------------------------
 
-    def append(self, name: bytes, batch: Batch) -> range:
-        """Append rows, whose keys are new, to a table or array."""
+    def append(self, name: bytes, batch: Batch, packed: tuple[Array, Array] | None = None) -> range:
+        """Append rows, whose keys (as `keys.pack` has them, if they are known) are new, to a table or array."""
         entry = self._table(name)
         self._grows()
         freelist = self.session.freelist
@@ -131,7 +131,7 @@ class TableChanges:
         with self._changing():
             self._set(name, changed)
             if tables.schema_of(entry).key is not None:
-                self._enter(name, self._keys(entry, None, batch), np.arange(rows.start, rows.stop))
+                self._enter(name, packed or self._keys(entry, None, batch), np.arange(rows.start, rows.stop))
             encoded = batches.encode(tables.schema_of(entry).columns, batch) if self.operations.complete else ()
             self._log(fmt.OP_APPEND, name, fmt.ROWS.pack(batch.rows), encoded)
         return rows
