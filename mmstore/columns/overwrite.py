@@ -52,8 +52,11 @@ def scatter(state: Sequence, item: int, rows: Array, values: Array, space: Space
 
 
 def _pieces(rows: Array, item: int, piece: int, size: int) -> Iterator[tuple[int, int, int]]:
-    """(where a piece starts, the first of `rows` that lies in it, the first behind it); a row may lie in two."""
-    starts = np.unique(np.concatenate([rows * item // piece, ((rows + 1) * item - 1) // piece])) * piece
+    """(where a piece starts, the first of `rows` that lies in it, the first behind it); a row may lie in several."""
+    low = rows * item // piece
+    spans = ((rows + 1) * item - 1) // piece - low + 1  # pieces of each row
+    before = np.cumsum(spans) - spans
+    starts = np.unique(np.repeat(low - before, spans) + np.arange(int(spans.sum()))) * piece
     firsts = np.searchsorted((rows + 1) * item, starts, "right")
     lasts = np.searchsorted(rows * item, np.minimum(starts + piece, size), "left")
     yield from zip(starts.tolist(), firsts.tolist(), lasts.tolist(), strict=True)
@@ -62,7 +65,7 @@ def _pieces(rows: Array, item: int, piece: int, size: int) -> Iterator[tuple[int
 def _put(data: Array, start: int, item: int, rows: Array, values: Array) -> None:
     """Put the values, as far as they lie in the piece `data` that begins at byte `start`."""
     low, high = start, start + len(data)
-    offset = -low % item  # of the first item that begins in the piece
+    offset = min(-low % item, len(data))  # of the first item that begins in the piece
     whole = (len(data) - offset) // item
     items = data[offset : offset + whole * item].reshape(whole, item)
     inside = (rows * item >= low) & ((rows + 1) * item <= high)
