@@ -41,6 +41,8 @@ def scatter(state: Sequence, item: int, rows: Array, values: Array, space: Space
 
     Raises `CorruptError` where a piece is damaged, `DiskFullError`; what was taken until then is in no `Sequence`.
     """
+    if state.high > state.length:  # truncated: what lies behind, of the checksums too, is an older state's
+        state = sequence.own_tail(state, space)
     size = state.extent
     piece = max(fmt.BLOCK_SIZE, -(-size // (_PIECES * fmt.BLOCK_SIZE)) * fmt.BLOCK_SIZE)
     for start, first, last in _pieces(rows, item, piece, size):
@@ -90,13 +92,10 @@ def _replace(state: Sequence, start: int, data: memoryview, space: Space) -> Seq
     """The sequence with `data`, whole blocks or all that is left, from byte `start` on."""
     size = space.page_size
     page, stop = start // size, start + len(data)
-    at_end = stop == state.extent
-    high = state.high
     if extents.own(state.runs, page, -(-len(data) // size), space):
         runs = extents.write(state.runs, start, data, space)
-    elif at_end:
+    elif stop == state.extent:
         runs = extents.write(extents.cut(state.runs, page, space), start, data, space)
-        high = state.length
     else:
         runs = extents.replace_pages(state.runs, page, data, space)
     whole = data[: min(stop, state.length) - start]
@@ -107,7 +106,7 @@ def _replace(state: Sequence, start: int, data: memoryview, space: Space) -> Seq
     tail_checksum = state.tail_checksum
     if len(whole) % fmt.BLOCK_SIZE:
         tail_checksum = sums.pop()
-    state = replace(state, high=high, runs=runs, tail_checksum=tail_checksum)
+    state = replace(state, runs=runs, tail_checksum=tail_checksum)
     return _replace_sums(state, start // fmt.BLOCK_SIZE, np.array(sums, "<u8"), space) if sums else state
 
 

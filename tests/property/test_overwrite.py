@@ -142,6 +142,22 @@ def test_only_pages_of_the_transaction_are_written_over_and_never_with_a_savepoi
     assert not pages & before
 
 
+def test_checksums_behind_a_truncated_end_are_an_older_states() -> None:
+    """The tail changes, which seals no block; the append behind it does, where the older state has its checksums."""
+    file, rng = ColumnFile(), random.Random(5)
+    content = rng.randbytes(10 * 65_536)
+    old = sequence.append(EMPTY, content, file.space())
+    file.txn += 1
+    state = sequence.truncate(old, 5 * 65_536 + 800, file.space())
+    file.txn += 1
+    state, noise = changed(state, 8, [5 * 8192 + 3], rng, file)
+    file.txn += 1
+    state = sequence.append(state, rng.randbytes(200_000), file.space())
+    for known in (old, state):
+        assert not list(sequence.verify(known, file.space()))
+    assert sequence.read(old, file.space(), 0, len(content)) == content
+
+
 @pytest.mark.parametrize("at", [0, 65_536, 150_000, 262_144, 299_999])
 def test_damage_is_found_before_it_is_copied(at: int) -> None:
     file = ColumnFile()

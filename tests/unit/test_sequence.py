@@ -213,6 +213,7 @@ BASE = Sequence(70_000, 70_000, 7, Runs.of((Extent(64, 16, 1), Extent(80, 2, 1))
         lambda: forged(BASE, bits=8),
         lambda: forged(BASE, bits=255, last=255),
         lambda: forged(BASE, last=1),
+        lambda: forged(BASE, bits=1, high=70_001),
         lambda: forged(BASE, bits=3, last=8),
         lambda: forged(BASE, bits=1, last=0, length=73_728, high=73_728),
     ],
