@@ -118,7 +118,8 @@ def column_parts(column: Column, values: Any) -> tuple[int, Parts]:
 
             return arrow_in.column(column, values)
     values = _unwrapped(values)
-    present = _present(values)
+    nat = kind.nullable or kind.dtype.kind not in "mM"  # else NaT is a time like any other, as numpy has it
+    present = _present(values, _MISSING_TYPES if nat else _MISSING_TYPES[:1])
     if present is None and kind.plain and not kind.arrow:
         array = rows.fixed(column, values)
         return len(array), {"values": array}
@@ -154,8 +155,8 @@ def _unwrapped(values: Any) -> Any:
     return values
 
 
-def _present(values: Any) -> Array | None:
-    """Which rows have a value; None if all do."""
+def _present(values: Any, missing: tuple[str, ...]) -> Array | None:
+    """Which rows have a value; None if all do.  missing: names of the types that stand for none, besides None's."""
     found: Any
     if isinstance(values, np.ma.MaskedArray):
         mask: Any = np.ma.getmaskarray(values)
@@ -164,14 +165,14 @@ def _present(values: Any) -> Array | None:
         found = ~mask
     elif isinstance(values, list | tuple):
         kinds = set(map(type, values))  # not `None in values`: arrays among them have no truth
-        gone = {kind for kind in kinds if kind is type(None) or kind.__name__ in _MISSING_TYPES}
+        gone = {kind for kind in kinds if kind is type(None) or kind.__name__ in missing}
         if not gone:
             return None
         found = np.array([type(value) not in gone for value in values], np.bool_)
     elif isinstance(values, np.ndarray) and values.dtype.kind == "O" and values.ndim == 1:
-        return _present(values.tolist())
+        return _present(values.tolist(), missing)
     elif isinstance(values, np.ndarray) and values.dtype.kind == "T" and hasattr(values.dtype, "na_object"):
-        return _present(values.astype(object).tolist())
+        return _present(values.astype(object).tolist(), missing)
     else:
         return None
     return None if found.all() else found
