@@ -1,0 +1,92 @@
+"""Between the types of a table and Arrow's: what text is parsed as, and what schema an input's columns give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mmstore.columns.schema import Column, Schema
+from mmstore.errors import SchemaError
+
+__all__ = ["named_columns", "parsed_as", "specs"]
+
+
+def named_columns(named: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The types that a user named, with `i8?` for a nullable one understood; each is checked to be a type."""
+    result: dict[str, Any] = {}
+    for name, kind in (named or {}).items():
+        if isinstance(kind, str) and kind.endswith("?"):
+            from mmstore import nullable
+
+            kind = nullable(kind.removesuffix("?"))
+        Column.of(name, kind)
+        result[name] = kind
+    return result
+
+
+def specs(found: Any, names: list[str], named: Mapping[str, Any], key: tuple[str, ...]) -> dict[str, Any]:
+    """What `create_table` takes: the named types, else those of the input; columns of the key can't be missing."""
+    result: dict[str, Any] = {}
+    for name in names:
+        if name in named:
+            result[name] = named[name]
+        elif isinstance(found, np.dtype):
+            result[name] = found[name]
+        else:
+            field = found.field(name)
+            result[name] = field.with_nullable(field.nullable and name not in key)
+    return result
+
+
+def parsed_as(schema: Schema, names: list[str], guess: Any) -> dict[str, Any]:
+    """Column -> the Arrow type to parse text as so that it can be appended to a column of `schema`.
+
+    guess: the types of the sample, which tell whether points of time have a zone.
+    Raises SchemaError for a type that text can't give.
+    """
+    return {name: _parsed(schema[name], guess.field(name).type) for name in names}
+
+
+def _parsed(column: Column, guess: Any) -> Any:
+    import pyarrow as pa
+
+    kind, dtype = column.kind, column.dtype
+    if kind.layout in ("utf8", "category") or dtype.kind in "SU":
+        return pa.string()
+    if kind.layout == "binary":
+        return pa.binary()
+    if kind.layout == "list" and pa.types.is_list(guess):
+        return pa.list_(pa.from_numpy_dtype(dtype))
+    plain = kind.layout == "fixed" and not column.shape
+    if plain and kind.arrow:
+        return _arrow(kind.arrow, str(column).removeprefix("nullable(").removesuffix(")"))
+    if plain and dtype.kind in "biuf":
+        return pa.float32() if dtype == np.dtype("f2") else pa.from_numpy_dtype(dtype)
+    unit = np.datetime_data(dtype)[0] if dtype.kind in "mM" else ""
+    if plain and dtype.kind == "M" and unit == "D":
+        return pa.date32()
+    if plain and unit in ("s", "ms", "us", "ns"):
+        if dtype.kind == "M":
+            return pa.timestamp(unit, guess.tz if pa.types.is_timestamp(guess) else None)
+        return pa.time32(unit) if unit in ("s", "ms") else pa.time64(unit)
+    raise SchemaError(
+        f"column {column.name!r}: text can't be read as {column}; expected a type such as i8, f4, utf8, date32, "
+        "timestamp[s] or decimal128(15,2)"
+    )
+
+
+def _arrow(code: str, name: str) -> Any:
+    """The Arrow type behind a column's Arrow format."""
+    import pyarrow as pa
+
+    simple = {"date32": pa.date32(), "date64": pa.date64(), "time32[s]": pa.time32("s"), "time32[ms]": pa.time32("ms"),
+              "time64[us]": pa.time64("us"), "time64[ns]": pa.time64("ns")}  # fmt: skip
+    if name in simple:
+        return simple[name]
+    if code.startswith("d:"):
+        precision, scale, *_ = code.removeprefix("d:").split(",")
+        return pa.decimal128(int(precision), int(scale))
+    unit, _, zone = code.removeprefix("ts").partition(":")
+    return pa.timestamp({"s": "s", "m": "ms", "u": "us", "n": "ns"}[unit], zone)
