@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Final, TypeAlias
 
 from mmstore.database import Database
 from mmstore.database import open as open_store
+from mmstore.integrations.inputs.base import require
 from mmstore.integrations.inputs.detect import Reading, expand
 from mmstore.integrations.job import Job, Loaded, Progress
 from mmstore.integrations.keyspaces import KeyspaceTarget
@@ -79,6 +80,7 @@ def load(
     """
     _check(table, keyspace, key, value, value_format, schema, replace, append, on_conflict, on_error, rejects,
            commit_every)  # fmt: skip
+    require("pyarrow", "arrow")
     how = Reading(
         format,
         delimiter,
