@@ -15,7 +15,7 @@ from mmstore.errors import SchemaError
 from mmstore.integrations.inputs.base import Mark, Plan, require
 from mmstore.integrations.inputs.records import pair_batches, pair_schema
 from mmstore.integrations.rejects import refuse
-from mmstore.integrations.where import Condition, conditions, typed
+from mmstore.integrations.where import Condition, conditions, scanned
 from mmstore.integrations.writers import Target, Writer, format_of, opened
 
 __all__ = ["Exported", "export"]
@@ -86,27 +86,19 @@ def _table(table: Any, columns: Sequence[str] | None, where: list[Condition]) ->
     """(rows, Arrow schema, batches)."""
     import pyarrow as pa
 
-    whole = pa.schema(table.schema)
+    whole = pa.schema(table)
     names = list(columns) if columns is not None else whole.names
     for name in [*names, *(column for column, _, _ in where)]:
         if name not in whole.names:
             raise SchemaError(f"the table {table.name!r} has no column {name!r}; it has {', '.join(whole.names)}")
     schema = pa.schema([whole.field(name) for name in names])
-    conditions = [typed(condition, whole.field(condition[0]).type) for condition in where]
+    conditions = [scanned(condition, whole.field(condition[0]).type) for condition in where]
 
     def batches() -> Iterator[Any]:
         for batch in table.scan(names, where=conditions, batch_rows=BATCH_ROWS):
-            yield from _batches(batch.to_arrow(), schema)
+            yield pa.record_batch(batch)
 
     return len(table), schema, batches()
-
-
-def _batches(found: Any, schema: Any) -> Iterator[Any]:
-    """A Table or RecordBatch as record batches of the schema."""
-    import pyarrow as pa
-
-    table = found if isinstance(found, pa.Table) else pa.Table.from_batches([found])
-    yield from table.cast(schema).to_batches()
 
 
 def _records(mapping: Any, *, text: bool, hex: bool) -> tuple[int, Any, Iterator[Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from mmstore.errors import SchemaError
 from mmstore.integrations.inputs.base import ArrayBatch, BadRow, Batch, Handler, Plan
-from mmstore.integrations.types import parsed_as, specs
+from mmstore.integrations.types import appended_as, parsed_as, recast, specs
 from mmstore.integrations.where import Condition, chosen
 
 __all__ = ["TableTarget"]
@@ -36,6 +36,8 @@ class TableTarget:
         self.on_conflict = on_conflict or "error"
         self.loose = loose
         """Columns that may become nullable."""
+        self.target: list[str] = []
+        self.casts: dict[str, Any] = {}
 
     def exists(self, txn: Any) -> bool:
         """Whether the table is there; TypeError if the name is something else's."""
@@ -69,6 +71,7 @@ class TableTarget:
         if not inferred:
             return Plan(dict.fromkeys(read), bad, others=self.columns is not None)
         types = parsed_as(schema, self.target, found)
+        self.casts = appended_as(schema, types)
         types |= {name: found.field(name).type for name in read if name not in types}
         required = frozenset(name for name in self.target if not schema[name].nullable and name not in self.loose)
         return Plan(types, bad, required, others=self.columns is not None)
@@ -83,6 +86,7 @@ class TableTarget:
             return 0
         table = txn.table(self.name)
         if not isinstance(batch, ArrayBatch):
+            batch = recast(batch, self.casts)
             for name in self.loose:
                 if batch.column(name).null_count and not table.schema[name].nullable:
                     table.allow_nulls(name)
@@ -90,13 +94,16 @@ class TableTarget:
 
     def _append(self, table: Any, batch: Batch, file: str, row: int, bad: Handler) -> int:
         before = len(table)
+        refusal = ""
         try:
             table.append(rows_of(batch), on_conflict=self.on_conflict)
         except SchemaError as error:
+            refusal = str(error)
+        if refusal:
             table.append(rows_of(batch.slice(0, 0)), on_conflict=self.on_conflict)  # fails if no row is to blame
             if batch.num_rows == 1:
                 hint = 'pass on_error="skip" (--on-error skip) to leave such rows out'
-                bad(BadRow(file, str(error), row=row, advice=hint))
+                bad(BadRow(file, refusal, row=row, advice=hint))
             else:
                 half = batch.num_rows // 2
                 self._append(table, batch.slice(0, half), file, row, bad)

@@ -10,7 +10,7 @@ import numpy as np
 from mmstore.columns.schema import Column, Schema
 from mmstore.errors import SchemaError
 
-__all__ = ["named_columns", "parsed_as", "specs"]
+__all__ = ["appended_as", "named_columns", "parsed_as", "recast", "specs"]
 
 
 def named_columns(named: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -49,13 +49,40 @@ def parsed_as(schema: Schema, names: list[str], guess: Any) -> dict[str, Any]:
     return {name: _parsed(schema[name], guess.field(name).type) for name in names}
 
 
+def appended_as(schema: Schema, parsed: Mapping[str, Any]) -> dict[str, Any]:
+    """Column -> the Arrow type to turn parsed text into, where that isn't how it is appended."""
+    import pyarrow as pa
+
+    casts: dict[str, Any] = {}
+    for name, kind in parsed.items():
+        column = schema[name]
+        if column.kind.layout == "category":
+            casts[name] = pa.dictionary(pa.int32(), pa.string())
+        elif pa.types.is_timestamp(kind) and kind.tz is not None and not column.kind.arrow:
+            casts[name] = pa.timestamp(kind.unit)  # the time in UTC
+    return casts
+
+
+def recast(batch: Any, casts: Mapping[str, Any]) -> Any:
+    """A RecordBatch with some columns in other types."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for name, kind in casts.items():
+        at = batch.schema.get_field_index(name)
+        column = batch.column(at)
+        column = column.dictionary_encode() if pa.types.is_dictionary(kind) else pc.cast(column, kind)
+        batch = batch.set_column(at, name, column)
+    return batch
+
+
 def _parsed(column: Column, guess: Any) -> Any:
     import pyarrow as pa
 
     kind, dtype = column.kind, column.dtype
-    if kind.layout in ("utf8", "category") or dtype.kind in "SU":
+    if kind.layout in ("utf8", "category") or dtype.kind == "U":
         return pa.string()
-    if kind.layout == "binary":
+    if kind.layout == "binary" or dtype.kind == "S":
         return pa.binary()
     if kind.layout == "list" and pa.types.is_list(guess):
         return pa.list_(pa.from_numpy_dtype(dtype))

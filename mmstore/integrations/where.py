@@ -16,7 +16,7 @@ import numpy as np
 from mmstore.errors import SchemaError
 from mmstore.integrations.inputs.base import ArrayBatch, Batch
 
-__all__ = ["Condition", "chosen", "conditions", "typed"]
+__all__ = ["Condition", "chosen", "conditions", "scanned"]
 
 Condition = tuple[str, str, Any]
 """(column, operator, value); a list of values for `in`, None for `is null` and `is not null`."""
@@ -64,11 +64,18 @@ def _unquoted(text: str) -> str:
     return text[1:-1] if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
-def typed(condition: Condition, kind: Any) -> Condition:
-    """The condition with its text read as the column's Arrow type; SchemaError where it isn't of that type."""
+def scanned(condition: Condition, kind: Any) -> tuple[Any, ...]:
+    """The condition as a table's scan takes it, its text read as the column's Arrow type.
+
+    Raises SchemaError where it isn't of that type.
+    """
+    import pyarrow as pa
+
     column, operator, value = condition
-    if value is None:
-        return condition
+    if operator.startswith("is"):
+        return column, operator
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
     if operator == "in":
         return column, operator, [_value(column, part, kind).as_py() for part in value]
     return column, operator, _value(column, value, kind).as_py()

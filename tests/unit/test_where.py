@@ -10,7 +10,7 @@ import pytest
 
 import mmstore
 from mmstore.integrations.inputs.base import ArrayBatch
-from mmstore.integrations.where import chosen, conditions, typed
+from mmstore.integrations.where import chosen, conditions, scanned
 
 BATCH = pa.record_batch(
     {
@@ -79,5 +79,5 @@ def test_values_of_another_type() -> None:
         chosen(BATCH, conditions("n > many"))
     with pytest.raises(mmstore.SchemaError, match="column 'n': 'many' is no int64"):
         chosen(ArrayBatch({"n": np.arange(3)}), conditions("n > many"))
-    assert typed(("n", "in", ["1", "2"]), pa.int64()) == ("n", "in", [1, 2])
-    assert typed(("n", "is null", None), pa.int64()) == ("n", "is null", None)
+    assert scanned(("n", "in", ["1", "2"]), pa.int64()) == ("n", "in", [1, 2])
+    assert scanned(("n", "is null", None), pa.int64()) == ("n", "is null")

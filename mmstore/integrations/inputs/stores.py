@@ -45,7 +45,7 @@ class StoreInput(Input):
     def schema(self) -> Any:
         import pyarrow as pa
 
-        return pa.schema(self._snapshot.table(self.part).schema) if self.is_table else pair_schema()
+        return pa.schema(self._snapshot.table(self.part)) if self.is_table else pair_schema()
 
     def batches(self, plan: Plan, start: Mark) -> Iterator[tuple[Any, Mark]]:
         if not self.is_table:
@@ -53,14 +53,15 @@ class StoreInput(Input):
             mapping = self._snapshot.keyspace(self.part) if self.part else self._snapshot
             yield from pair_batches(iter(mapping.items()), plan, start)
             return
+        import pyarrow as pa
+
         table: Any = self._snapshot.table(self.part)
         plan.check_names(self.name, list(table.schema.names))
         rows = 0
         for batch in table.scan(list(plan.types), batch_rows=BATCH_ROWS):
             cut = min(max(0, start.rows - rows), len(batch))
             if cut < len(batch):
-                for part in batch.to_arrow().slice(cut).combine_chunks().to_batches():
-                    yield part, Mark(rows + cut)
+                yield pa.record_batch(batch).slice(cut), Mark(rows + cut)
             rows += len(batch)
 
     def close(self) -> None:
