@@ -140,12 +140,14 @@ class Job:
     def _look(self) -> Any:
         """The columns of the inputs: the first one's; of text, with types that hold the samples of several."""
         first = self.input(0)
+        self.inferred = first.inferred
         schema = first.schema()
         if not first.inferred:
             return schema
         schemas = [schema]
         self.empty = first.empty
         for number in {*range(1, min(SAMPLED, len(self.places))), len(self.places) - 1} - {0}:
+            self._check_sort(self.input(number))
             other = self.input(number).schema()
             if sorted(other.names) == sorted(schema.names):
                 schemas.append(other)
@@ -187,7 +189,6 @@ class _Run:
     def begin(self, found: Any, *, append: bool, replace: bool, resumed: bool, unfinished: Bookmark | None) -> None:
         """Check the target against the columns `found`, and make it; what is to be read follows from both."""
         job, first = self.job, self.job.input(0)
-        job.inferred = first.inferred
         hint = ""
         if unfinished is not None and not unfinished.done:
             hint = f"; a load of the same files stopped after {unfinished.rows:,} rows: resume=True (--resume) goes on"

@@ -11,7 +11,7 @@ from typing import Any
 
 from mmstore.errors import SchemaError
 from mmstore.integrations.inputs.base import ArrayBatch, BadRow, Batch, Handler, Plan
-from mmstore.integrations.types import appended_as, parsed_as, recast, specs
+from mmstore.integrations.types import appended_as, check_sorts, parsed_as, recast, specs
 from mmstore.integrations.where import Condition, chosen
 
 __all__ = ["TableTarget"]
@@ -69,6 +69,7 @@ class TableTarget:
             )
         read = self.target + [column for column, _, _ in self.where if column not in self.target]
         if not inferred:
+            check_sorts(txn.table(self.name), found)
             return Plan(dict.fromkeys(read), bad, others=self.columns is not None)
         types = parsed_as(schema, self.target, found)
         self.casts = appended_as(schema, types)

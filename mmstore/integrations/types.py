@@ -10,7 +10,7 @@ import numpy as np
 from mmstore.columns.schema import Column, Schema
 from mmstore.errors import SchemaError
 
-__all__ = ["appended_as", "named_columns", "parsed_as", "recast", "specs"]
+__all__ = ["appended_as", "check_sorts", "named_columns", "parsed_as", "recast", "specs"]
 
 
 def named_columns(named: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -61,6 +61,36 @@ def appended_as(schema: Schema, parsed: Mapping[str, Any]) -> dict[str, Any]:
         elif pa.types.is_timestamp(kind) and kind.tz is not None and not column.kind.arrow:
             casts[name] = pa.timestamp(kind.unit)  # the time in UTC
     return casts
+
+
+def check_sorts(table: Any, found: Any) -> None:
+    """Raise SchemaError where a column of the input is of another sort than the table's, so that no row can fit.
+
+    table: whatever gives an Arrow schema; found: a pyarrow.Schema with those columns and maybe others, or a structured
+    dtype, of which nothing is said.
+    """
+    import pyarrow as pa
+
+    if isinstance(found, np.dtype):
+        return
+    for field in pa.schema(table):
+        other = found.field(field.name).type
+        if _sort(field.type) != _sort(other) and not pa.types.is_null(other):
+            raise SchemaError(f"column {field.name!r} of the table holds {field.type}, that of the input {other}")
+
+
+def _sort(kind: Any) -> str:
+    from pyarrow import types as sorts
+
+    if sorts.is_dictionary(kind):
+        return _sort(kind.value_type)
+    if sorts.is_string(kind) or sorts.is_large_string(kind) or sorts.is_string_view(kind):
+        return "text"
+    if sorts.is_binary(kind) or sorts.is_large_binary(kind) or sorts.is_fixed_size_binary(kind):
+        return "bytes"
+    if sorts.is_integer(kind) or sorts.is_floating(kind) or sorts.is_decimal(kind) or sorts.is_boolean(kind):
+        return "numbers"
+    return "lists" if sorts.is_nested(kind) else "times" if sorts.is_temporal(kind) else str(kind)
 
 
 def recast(batch: Any, casts: Mapping[str, Any]) -> Any:
