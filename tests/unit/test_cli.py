@@ -100,25 +100,6 @@ def test_dump_of_something_else(tmp_path: Path) -> None:
     assert "THE CHECKSUM DOES NOT HOLD" in run("dump", str(tmp_path / "other")).stdout
 
 
-def test_load(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("k;v\n1;x\n2;yy\n")
-    store = str(tmp_path / "new.mms")
-    source = str(tmp_path / "a.csv")
-    done = run("load", source, store, "--table", "t", "-d", ";", "-s", "k=i4")
-    assert done.exit_code == 0 and "2 rows into table t" in done.stderr
-    assert run("load", source, source, store, "-k", "names", "--key", "k", "--value", "v", "-d", ";").exit_code == 0
-    assert run("load", "-", store, "-t", "p", data=b"a\n1\n").exit_code == 0
-    with mmstore.open(store, "r") as db:
-        assert db.table("t")["k"].dtype == "i4" and db.table("t")["v"].tolist() == [b"x", b"yy"]
-        assert dict(db.keyspace("names")) == {b"1": b"x", b"2": b"yy"}
-        assert db.table("p")["a"].tolist() == [1]
-    again = run("load", source, store, "--table", "t", "-d", ";")
-    assert again.exit_code == 1 and "is there already" in again.stderr
-    assert run("load", source, store).exit_code == 2
-    assert run("load", source, store, "-t", "u", "-s", "k").exit_code == 2
-    assert run("load", str(tmp_path / "nix.csv"), store, "-t", "u").exit_code == 1
-
-
 @pytest.mark.parametrize("words", [["get", "S", "a"], ["ls", "S"], ["stat", "S"], ["check", "S"], ["dump", "S"]])
 def test_store_that_is_not_there(tmp_path: Path, words: list[str]) -> None:
     path = tmp_path / "nix.mms"
