@@ -183,7 +183,9 @@ def _present(column: Column, values: Any) -> Array | None:
         found = ~mask
     elif isinstance(values, list | tuple):
         kinds = set(map(type, values))  # not `None in values`: arrays among them have no truth
-        gone = {kind for kind in kinds if kind is type(None) or kind.__name__ in _MISSING_TYPES}
+        nat = column.nullable or column.dtype.kind not in "mM"  # else NaT is a time like any other, as numpy has it
+        missing = _MISSING_TYPES if nat else _MISSING_TYPES[:1]
+        gone = {kind for kind in kinds if kind is type(None) or kind.__name__ in missing}
         if not gone:
             return None
         found = np.array([type(value) not in gone for value in values], np.bool_)

@@ -133,7 +133,7 @@ REFUSED: list[tuple[Any, Any, str]] = [
     ("i8", ["1"], "text"),
     ("i8", [None, 1], "1 rows have no value, the first of them row 0"),
     ("i8", [[1, 2]], "shape"),
-    ("i8", 3, "shape"),
+    ("i8", 3, "found one int"),
     ("i8", [[1], [2, 3]], "array"),
     ("i8", [1, "2"], "text"),
     ("i8", np.ma.masked_array([1, 2], mask=[False, True]), "the first of them row 1"),
