@@ -3,8 +3,8 @@
     python -m pip install '.[demo]' && python examples/flights.py [STORE]
 
 Loads the flights as a table and the airlines, airports and planes as keyspaces, reads the columns without a
-copy, looks planes up by their tail number, kills a process in the middle of writing, and shows that nothing
-that was acknowledged is lost.
+copy (numbers of which some are missing, text, categories), looks planes up by their tail number, kills a process in
+the middle of writing, and shows that nothing that was acknowledged is lost.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def load(path: Path) -> None:
         mmstore.load(data / "airlines.csv", db, keyspace="airlines", key="carrier", value="name")
         mmstore.load(data / "airports.csv", db, keyspace="airports", key="faa")
         mmstore.load(data / "planes.csv", db, keyspace="planes", key="tailnum")
-        done = mmstore.load(data / "flights.csv.zip", db, table="flights")
+        kinds = {"carrier": "category", "tailnum": "category"}  # else text; the other types are found by themselves
+        done = mmstore.load(data / "flights.csv.zip", db, table="flights", schema=kinds)
         db.create_table("delays", {"number": "i8"})
     print(f"{done.rows:,} flights loaded in {done.seconds:.2f} s into {path.stat().st_size / 1e6:.1f} MB")
 
@@ -60,12 +61,12 @@ def delay_by_carrier(db: Database) -> None:
     """Mean delay at the destination, from columns that are views of the file."""
     flights = db.table("flights")
     delay, carrier = flights["arr_delay"], flights["carrier"]
-    assert not delay.flags.owndata and not delay.flags.writeable  # no copy was made, nobody can change it
-    codes, which = np.unique(carrier, return_inverse=True)
-    known = ~np.isnan(delay)
-    sums = np.bincount(which[known], weights=delay[known], minlength=len(codes))
-    counts = np.bincount(which[known], minlength=len(codes))
-    names = db.keyspace("airlines").get_many(codes)
+    minutes, known = delay.values, delay.is_valid  # a cancelled flight has no delay
+    assert not minutes.flags.owndata and not minutes.flags.writeable  # no copy was made, nobody can change it
+    assert minutes.dtype.kind == "i" and 0 < delay.null_count < 10_000
+    sums = np.bincount(carrier.codes[known], weights=minutes[known])
+    counts = np.bincount(carrier.codes[known])
+    names = db.keyspace("airlines").get_many([code.encode() for code in carrier.categories])
     print("\nmean delay by carrier, in minutes")
     for mean, name, count in sorted(zip(sums / counts, names, counts, strict=True)):
         print(f"  {(name or b'?').decode():<28} {mean:6.1f}  {count:7,} flights")
@@ -74,13 +75,27 @@ def delay_by_carrier(db: Database) -> None:
 def planes_by_tail_number(db: Database) -> None:
     """The planes that flew most, each looked up by its key."""
     tails = db.table("flights")["tailnum"]
-    tails, counts = np.unique(tails[tails != b"NA"], return_counts=True)
+    counts = np.bincount(tails.codes).tolist()
     planes = db.keyspace("planes")
     print("\nthe busiest planes")
-    for tail, count in sorted(zip(tails, counts, strict=True), key=lambda pair: -pair[1])[:6]:
-        found = planes.get(bytes(tail))
+    busiest = sorted(zip(tails.categories, counts, strict=True), key=lambda pair: -pair[1])
+    for tail, count in [pair for pair in busiest if pair[0] != "NA"][:6]:
+        found = planes.get(tail.encode())
         plane = json.loads(found) if found else {"manufacturer": "(not in the list)", "model": ""}
-        print(f"  {tail.decode():<8} {count:5,} flights  {plane['manufacturer']} {plane['model']}")
+        print(f"  {tail:<8} {count:5,} flights  {plane['manufacturer']} {plane['model']}")
+
+
+def one_plane(db: Database) -> None:
+    """The flights of one plane to one place, by a scan with conditions, and a text column."""
+    flights = db.table("flights")
+    where = [("tailnum", "==", "N725MQ"), ("dest", "==", "RDU"), ("arr_delay", ">", 30)]
+    found = [row for batch in flights.scan(["month", "day", "origin", "arr_delay"], where) for row in batch.tolist()]
+    dest, tail = flights["dest"], flights["tailnum"]
+    late = flights["arr_delay"].to_numpy(fill=0) > 30
+    mine = tail.codes == tail.categories.index("N725MQ")
+    assert len(found) == sum(dest[row] == "RDU" for row in np.flatnonzero(late & mine).tolist()) > 0
+    worst = max(found, key=lambda row: row["arr_delay"])
+    print(f"\nN725MQ came late to Raleigh {len(found)} times, worst of all with {worst['arr_delay']} minutes")
 
 
 def kill_a_writer(path: Path) -> None:
@@ -115,6 +130,7 @@ def main() -> None:
         with mmstore.open(path, "r") as db:
             delay_by_carrier(db)
             planes_by_tail_number(db)
+            one_plane(db)
         kill_a_writer(path)
     print(
         f"\n{time.perf_counter() - started:.1f} s in all, kernels {'compiled' if mmstore.compiled() else 'uncompiled'}"

@@ -36,10 +36,16 @@ __all__ = [
     "TransactionError",
     "compiled",
     "load",
+    "nullable",
     "open",
 ]
 
-_LATE = {"open": "mmstore.database", "compiled": "mmstore.kernels", "load": "mmstore.integrations.load"}
+_LATE = {
+    "open": "mmstore.database",
+    "compiled": "mmstore.kernels",
+    "load": "mmstore.integrations.load",
+    "nullable": "mmstore.columns.types",
+}
 
 
 def __getattr__(name: str) -> Any:

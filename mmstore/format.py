@@ -343,14 +343,31 @@ OP_DELETE: Final = 2
 OP_CLEAR: Final = 3
 OP_CREATE: Final = 4  # a catalog entry: value = its descriptor as it was made
 OP_DROP: Final = 5
-OP_APPEND: Final = 6  # rows: key = u64 number of rows, value = the columns' new bytes, one after the other
+OP_APPEND: Final = 6  # key: ROWS; value: a batch
+OP_UPDATE: Final = 7  # key: u64 row numbers, ascending; value: u32 count and numbers of columns, and their batch
+OP_DELETE_ROWS: Final = 8  # key: u64 row numbers, ascending
+OP_ADD_COLUMN: Final = 9  # key: the column's description (JSON); value: a batch of one row, the fill value
+OP_DROP_COLUMN: Final = 10  # key: its name
+OP_RENAME_COLUMN: Final = 11  # key: its name; value: the new name
+OP_ALLOW_NULLS: Final = 12  # key: the column's name
+OP_RESIZE: Final = 13  # key: ROWS
+OP_COMPACT: Final = 14
 OPERATIONS: Final = {
     OP_PUT: "put: key, value",
     OP_DELETE: "delete: key",
     OP_CLEAR: "clear the keyspace",
     OP_CREATE: "create `name`: value is the descriptor",
     OP_DROP: "drop `name`",
-    OP_APPEND: "append rows to `name`: key is the number of rows (u64), value the columns' bytes in order",
+    OP_APPEND: "append rows to `name`: key is the number of rows (u64), value a batch of all columns",
+    OP_UPDATE: "update rows of `name`: key is their numbers (u64, ascending), "
+    "value how many columns (u32), their positions (u32), and a batch of them",
+    OP_DELETE_ROWS: "delete rows of `name`: key is their numbers (u64, ascending)",
+    OP_ADD_COLUMN: "add a column to `name`: key is its description (JSON), value a batch of one row: the fill value",
+    OP_DROP_COLUMN: "drop a column of `name`: key is its name",
+    OP_RENAME_COLUMN: "rename a column of `name`: key is its name, value the new one",
+    OP_ALLOW_NULLS: "make a column of `name` nullable: key is its name",
+    OP_RESIZE: "give `name` another number of rows: key is that number (u64); new rows are zero",
+    OP_COMPACT: "write `name` anew without its deleted rows",
 }
 
 # --- catalog -----------------------------------------------------------------------------------------
@@ -367,10 +384,28 @@ ENTRY = Layout(
     ("schema_size", "I", "bytes of schema (JSON, UTF-8) behind this struct"),
     ("id", "Q", "never used twice in a store"),
     ("rows", "Q", "rows of a table, length of an array's first axis; 0 for a keyspace"),
-    ("index", f"{INDEX.size}s", "a keyspace's index; a table's key index"),
+    ("deleted", "Q", "rows of a table that are marked as deleted"),
+    ("index", f"{INDEX.size}s", "a keyspace's index; a table's key index: key -> row number (u64)"),
     ("sequences", "I", "sequences that follow the schema"),
     ("reserved2", "I", "0"),
-)  # followed by the schema, then the sequences
+)  # followed by the schema; for each column its sequences, the sequence of its statistics, and those of the rows
+# behind the last whole block; last the sequence of marks (a byte a row, 1: deleted; rows behind its end are not)
+
+STATISTICS = Layout(
+    "statistics of a block of rows",
+    ("low", "16s", "smallest value (see `flags`); of text and decimals at most 16 bytes of it"),
+    ("high", "16s", "largest value"),
+    ("nulls", "Q", "rows without a value"),
+    ("flags", "I", "1: `low` and `high` are there, 2: in order (no value is smaller than the one before), 4: has NaN"),
+    ("rows", "I", "rows that these are of"),
+)
+BLOCK_ROWS: Final = 65536  # rows that have statistics of their own, a block
+STAT_RANGE: Final = 1
+STAT_ORDERED: Final = 2
+STAT_NAN: Final = 4
+
+ROWS: Final = struct.Struct("<Q")  # a number of rows in an operation
+COUNT: Final = struct.Struct("<I")
 
 SEQUENCE = Layout(
     "sequence",
@@ -379,8 +414,8 @@ SEQUENCE = Layout(
     ("tail_checksum", "Q", "xxh3_64 of the bytes behind the last sealed block, seeded with their block's number"),
     ("runs", "I", "runs that follow"),
     ("sums_runs", "I", "runs of the checksum sequence that follow after them: a u64 for each sealed block of 64 KiB"),
-    ("bits", "B", "bits in use of the last byte, 0: all of them"),
-    ("flags", "B", "0"),
+    ("bits", "B", "of a bitmap: how many bits lie behind the last whole byte, in the byte behind `length`"),
+    ("last", "B", "these bits, the others 0"),
     ("reserved", "H", "0"),
     ("reserved2", "I", "0"),
 )
@@ -413,6 +448,7 @@ LAYOUTS: Final = (
     LOG_RECORD,
     OP,
     ENTRY,
+    STATISTICS,
     SEQUENCE,
     EXTENT,
 )

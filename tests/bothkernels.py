@@ -51,6 +51,7 @@ class Kernels:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.compiled = name == "mmstore" and mmstore.compiled()
         load = importlib.import_module
         self.hashing = load(f"{name}.kernels.hashing")
         self.bucket = load(f"{name}.kernels.bucket")
@@ -73,5 +74,5 @@ class Kernels:
 sys.meta_path.insert(0, _Finder())
 INSTALLED = Kernels("mmstore")
 SOURCE = Kernels("mmsource")
-BOTH = (INSTALLED, SOURCE)
-IDS = ("compiled" if mmstore.compiled() else "installed", "source")
+BOTH = (INSTALLED, SOURCE) if mmstore.compiled() else (INSTALLED,)  # else the two are one
+IDS = ("compiled", "source") if mmstore.compiled() else ("source",)

@@ -39,13 +39,14 @@ from simdisk import SimFilesystem
 
 PATH = "/disk/store.mms"
 RING = 16 << 10
-SCALE = float(os.environ.get("MMSTORE_CRASH_SCALE", "1")) * (1.0 if compiled() else 0.3)
+LONG = os.environ.get("MMSTORE_STRESS") == "long"
+SCALE = 20.0 if LONG else 1.0 if compiled() else 0.3
 """How much of the crash tests is run; uncompiled kernels take several times as long for each image."""
 
 Columns = tuple[bytes, bytes]
 
 
-def scaled(n: int) -> int:
+def scaled(n: float) -> int:
     return max(1, round(n * SCALE))
 
 

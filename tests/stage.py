@@ -8,7 +8,7 @@ from collections.abc import Callable
 from mmstore.database.database import Database
 from mmstore.database.transaction import Transaction
 from mortal import Life, MortalFilesystem
-from powercut import Bench, Content, Violation, observe, options
+from powercut import SCALE, Bench, Content, Violation, observe, options
 
 RING = 8 << 10
 Change = Callable[[Database, "Stage"], None]
@@ -145,3 +145,8 @@ ACTIONS: dict[str, tuple[Change, int]] = {  # what dies, and how many commits co
     "checkpoint": (checkpoint, 5),
     "rolled back": (rolled_back, 2),
 }
+
+
+def stride(name: str) -> int:
+    """From one moment of an action to the next that is tried: what repeats itself is not tried at each."""
+    return 5 if name == "filling" and SCALE <= 1 else 1

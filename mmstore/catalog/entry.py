@@ -2,10 +2,11 @@
 
 The catalog is an index like any keyspace: its keys are names (UTF-8), its values these entries::
 
-    | ENTRY: kind, id, rows, index ... | schema (JSON) | sequence | sequence | ...
+    | ENTRY: kind, id, rows, index ... | schema (JSON) | column | column | ... | marks |
 
-A keyspace is its index.  A table is a schema, rows, and the sequences of its columns in order.  An array is a
-table of a single column, its rows the length of the first axis.
+A keyspace is its index.  A table is a schema, rows, and the state of its columns in order (sequences and statistics),
+its key index, and the marks of deleted rows: a byte a row, 1 where it is deleted; rows behind its end are not.  An
+array is a table of a single column, its rows the length of the first axis.
 
 `Entry.unpack` checks all that can be checked without reading further (I6): whoever follows an entry's runs
 stays within the root's pages, and every sequence is exactly as long as the rows say.
@@ -17,10 +18,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from mmstore import format as fmt
-from mmstore.columns import sequence
+from mmstore.columns import sequence, state
 from mmstore.columns.extents import Buffer
 from mmstore.columns.schema import Schema
 from mmstore.columns.sequence import Sequence
+from mmstore.columns.state import ColumnState
 from mmstore.errors import CorruptError, FormatError
 from mmstore.keyspace.descriptor import EMPTY, IndexDescriptor
 
@@ -43,8 +45,12 @@ class Entry:
     index: IndexDescriptor = EMPTY
     """The keyspace's index; a table's key index."""
     schema: Schema | None = None
-    sequences: tuple[Sequence, ...] = ()
-    """Of all columns, in the schema's order."""
+    columns: tuple[ColumnState, ...] = ()
+    """In the schema's order."""
+    deleted: int = 0
+    """How many rows are marked as deleted."""
+    marks: Sequence = sequence.EMPTY
+    """A byte a row, 1: deleted."""
 
     @classmethod
     def keyspace(cls) -> Entry:
@@ -52,9 +58,15 @@ class Entry:
         return cls(fmt.ENTRY_KEYSPACE)
 
     @classmethod
-    def table(cls, schema: Schema) -> Entry:
-        """A new table without rows."""
-        return cls(fmt.ENTRY_TABLE, schema=schema, sequences=(sequence.EMPTY,) * schema.sequences)
+    def table(cls, schema: Schema, kind: int = fmt.ENTRY_TABLE) -> Entry:
+        """A new table, or array, without rows."""
+        return cls(kind, schema=schema, columns=tuple(state.new(column.kind) for column in schema))
+
+    @property
+    def sequences(self) -> tuple[Sequence, ...]:
+        """All that it has."""
+        found = [part for column in self.columns for part in column.sequences]
+        return (*found, self.marks) if self.schema is not None else ()
 
     @property
     def kind_name(self) -> str:
@@ -71,12 +83,15 @@ class Entry:
                 "schema_size": len(schema),
                 "id": self.id,
                 "rows": self.rows,
+                "deleted": self.deleted,
                 "index": self.index.pack(),
                 "sequences": len(self.sequences),
                 "reserved2": 0,
             }
         )
-        return head + schema + b"".join(state.pack() for state in self.sequences)
+        if self.schema is None:
+            return head
+        return b"".join([head, schema, *(column.pack() for column in self.columns), self.marks.pack()])
 
     @classmethod
     def unpack(cls, data: Buffer, page_size: int, pages: int) -> Entry:
@@ -99,25 +114,28 @@ class Entry:
         if offset > len(data):
             raise CorruptError(f"a catalog entry of {len(data)} bytes claims a schema of {head['schema_size']}")
         schema = None
-        expected: list[int] = []
+        columns: list[ColumnState] = []
+        marks = sequence.EMPTY
         if kind != fmt.ENTRY_KEYSPACE:
             schema = Schema.from_json(bytes(data[fmt.ENTRY.size : offset]))
-            expected = [rows * column.row_size for column in schema]
-        elif head["schema_size"] or rows:
+            if kind == fmt.ENTRY_ARRAY and (len(schema) != 1 or not schema.columns[0].kind.plain):
+                raise CorruptError(f"an array has one column of plain values, found {schema}")
+            for column in schema:
+                found, offset = state.unpack(column.kind, rows, data, offset, page_size, pages)
+                columns.append(found)
+            marks, offset = sequence.unpack(data, offset, page_size, pages)
+            if marks.length > rows or marks.bits or head["deleted"] > marks.length:
+                raise CorruptError(f"{rows} rows have {marks.length} marks, {head['deleted']} of them set")
+        elif head["schema_size"] or rows or head["deleted"]:
             raise CorruptError(f"a keyspace has no schema and no rows, found {head['schema_size']} bytes, {rows} rows")
-        if head["sequences"] != len(expected):
-            raise CorruptError(f"expected a catalog entry with {len(expected)} sequences, found {head['sequences']}")
-        if kind == fmt.ENTRY_ARRAY and len(expected) != 1:
-            raise CorruptError(f"an array has one column, found {len(expected)}")
-        states = []
-        for size in expected:
-            state, offset = sequence.unpack(data, offset, page_size, pages)
-            if state.length != size:
-                raise CorruptError(f"{rows} rows need a sequence of {size} bytes, found one of {state.length}")
-            states.append(state)
+        sequences = sum(len(column.sequences) for column in columns) + (schema is not None)
+        if head["sequences"] != sequences:
+            raise CorruptError(f"expected a catalog entry with {sequences} sequences, found {head['sequences']}")
         if offset != len(data):
             raise CorruptError(f"a catalog entry should end after {offset} bytes, found {len(data)}")
         index = IndexDescriptor.unpack(head["index"])
         if not pages and index != EMPTY:
             raise CorruptError("a name comes into being without records, the log has it with an index")
-        return cls(kind, head["id"], rows, index, schema, tuple(states))
+        if index != EMPTY and kind != fmt.ENTRY_KEYSPACE and (schema is None or schema.key is None):
+            raise CorruptError(f"a {KIND_NAMES[kind]} without a key has a key index of {index.count} records")
+        return cls(kind, head["id"], rows, index, schema, tuple(columns), head["deleted"], marks)

@@ -15,14 +15,28 @@ only caller.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from mmstore import format as fmt
 from mmstore.errors import CorruptError
 
-__all__ = ["NO_RUNS", "Buffer", "Extent", "Runs", "Source", "Space", "cut", "gather", "pieces", "unpack", "write"]
+__all__ = [
+    "NO_RUNS",
+    "Buffer",
+    "Extent",
+    "Runs",
+    "Source",
+    "Space",
+    "cut",
+    "gather",
+    "own",
+    "pieces",
+    "replace_pages",
+    "unpack",
+    "write",
+]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -111,6 +125,21 @@ class Space(Source):
     """(start, pages, born, kind)."""
     place: Callable[[list[tuple[int, Buffer]]], None]
     """Write buffers at file offsets."""
+    savepoints: Callable[[], bool] = lambda: True
+    """Whether a savepoint may want back what the transaction has written so far."""
+
+    words: dict[Any, dict[bytes, int]] = field(default_factory=dict)
+    """What `words` knows; the transaction's, or its handle's."""
+
+    def keeping(self) -> tuple[Space, Callable[[], None]]:
+        """This space, but what is freed through it can be read until the function behind it was called."""
+        freed: list[tuple[int, int, int, int]] = []
+
+        def release() -> None:
+            for run in freed:
+                self.free(*run)
+
+        return replace(self, free=lambda *run: freed.append(run)), release
 
 
 # --- reading -----------------------------------------------------------------------------------------
@@ -165,6 +194,44 @@ def cut(runs: Runs, pages: int, space: Space) -> Runs:
         if n < run.pages:
             space.free(run.start + n, run.pages - n, run.born, fmt.FREE_BULK)
     return Runs.of(kept)
+
+
+def own(runs: Runs, page: int, n: int, space: Space) -> bool:
+    """Whether the pages [page, page + n) of `runs` are of this transaction alone, so that they may be written over."""
+    if space.savepoints():
+        return False
+    begin = 0
+    for run in runs:
+        if begin < page + n and page < begin + run.pages and run.born != space.txn:
+            return False
+        begin += run.pages
+    return True
+
+
+def replace_pages(runs: Runs, page: int, data: Any, space: Space) -> Runs:
+    """`runs` with whole pages from number `page` on replaced by `data`, on pages of their own (I1); the old are freed.
+
+    The last page of `runs` is not among them: what lies behind it may be written by a later append.
+    """
+    n = -(-len(data) // space.page_size)
+    assert page + n <= runs.pages
+    start = space.alloc(n, fmt.FREE_BULK)
+    space.place([(start * space.page_size + at, data[at : at + PIECE]) for at in range(0, len(data), PIECE)])
+    new: list[Extent] = []
+    begin = 0
+    for run in runs:
+        end = begin + run.pages
+        before, behind = max(0, min(page, end) - begin), max(0, end - max(page + n, begin))
+        if before:
+            new.append(run._replace(pages=before))
+        if begin <= page < end:
+            new.append(Extent(start, n, space.txn))
+        if before + behind < run.pages:
+            space.free(run.start + before, run.pages - before - behind, run.born, fmt.FREE_BULK)
+        if behind:
+            new.append(Extent(run.start + run.pages - behind, behind, run.born))
+        begin = end
+    return Runs.of(new)
 
 
 def write(runs: Runs, position: int, data: Any, space: Space) -> Runs:

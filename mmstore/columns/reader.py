@@ -1,15 +1,15 @@
-"""Columns as numpy sees them: one contiguous, read-only, 64-byte aligned array over the file itself.
+"""Sequences as one contiguous, read-only, 64-byte aligned piece of memory over the file itself.
 
-A handle has one `ColumnReader`.  It keeps a `SequenceMap` for each column that was looked at lately: the column's
+A handle has one `ColumnReader`.  It keeps a `SequenceMap` for each sequence that was looked at lately: its
 runs, mapped side by side into reserved addresses with room behind, so that growth adds runs and keeps the address.
-All views of a column share it; it goes with the last of them once the reader has let go.
+All views of a sequence share it; it goes with the last of them once the reader has let go.
 
 The invariant is I2: a view points at committed bytes, which nobody overwrites (I1), and the caller's pin, given
 back by ``on_release`` when the last array over the bytes is gone, keeps their pages from being freed.  A mapping
 names pages and nothing else, so a snapshot and a later root share one as long as the runs of one begin the
 other's; otherwise a new one is made, and the old one lives on in its views.
 
-The arrays lie over a read-only memoryview, so numpy refuses to make them writeable.
+Arrays made over the read-only memoryview can't be made writeable.
 
 Small columns (up to `VERIFY_LIMIT`) are checked against their checksums before they are first shown; to read a
 larger one through for the sake of one element would be wrong, and ``check()`` does it on demand.
@@ -21,20 +21,17 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 import numpy as np
 
 from mmstore.columns import sequence
 from mmstore.columns.extents import NO_RUNS, Runs, Source
-from mmstore.columns.schema import Column
 from mmstore.columns.sequence import Sequence
 from mmstore.disk.backend import Backend
 from mmstore.disk.mapping import SequenceMap
 
 __all__ = ["VERIFY_LIMIT", "ColumnReader", "copied"]
-
-Array: TypeAlias = np.ndarray[Any, Any]
 
 VERIFY_LIMIT: Final = 1 << 20
 MAPS_KEPT: Final = 256  # least recently used ones beyond are let go: the system's mappings are limited
@@ -43,7 +40,7 @@ ALIGNMENT: Final = 64
 
 @dataclass(slots=True)
 class _Mapped:
-    """One column's mapping, and how much of the column was found whole."""
+    """One sequence's mapping, and how much of it was found whole."""
 
     map: SequenceMap
     runs: Runs
@@ -53,36 +50,33 @@ class _Mapped:
 
 
 class ColumnReader:
-    """Makes arrays over the columns of one handle's file.  Threads may share it."""
+    """Shows the sequences of one handle's file.  Threads may share it."""
 
     def __init__(self, backend: Backend, source: Source) -> None:
         """backend: the file to map.  source: reads committed pages."""
         self._backend = backend
         self._source = source
-        self._maps: OrderedDict[tuple[int, int], _Mapped] = OrderedDict()
+        self._maps: OrderedDict[tuple[int, ...], _Mapped] = OrderedDict()
         self._lock = threading.Lock()
 
-    def column(
+    def memory(
         self,
-        key: tuple[int, int],
-        column: Column,
+        key: tuple[int, ...],
         state: Sequence,
-        rows: int,
         on_release: Callable[[], object] | None = None,
         *,
         private: bool = False,
-    ) -> Array:
-        """Rows [0, rows) of a column, as committed in `state`.
+    ) -> memoryview:
+        """All bytes of a sequence as committed in `state`: read-only, 64-byte aligned.
 
-        key: (entry's id, position of the sequence).  on_release is called once, when nobody can see the array's
-        bytes any more, from wherever that happens, so it may only append to a deque; and also when this raises.
+        key: names the sequence among all of the file (entry, column, part).  on_release is called once, when nobody can
+        see the bytes any more, from wherever that happens, so it may only append to a deque; and also when this raises.
         private: the handle's pages are not the file's (it recovered without being allowed to write), so that the
-        column is copied out of the source and not mapped.
+        bytes are copied out of the source and not mapped.
 
-        Raises `CorruptError` when a small column contradicts its checksums.
+        Raises `CorruptError` when a small sequence contradicts its checksums.
         """
-        size = rows * column.row_size
-        assert size <= state.length
+        size = state.extent
         pending = [] if on_release is None else [on_release]
 
         def release() -> None:
@@ -92,14 +86,13 @@ class ColumnReader:
         try:
             if private or not size:
                 self._verify(_Mapped(SequenceMap(self._backend, self._source.page_size), NO_RUNS), state)
-                array = copied(column, state, self._source, 0, rows)
+                memory = copied(state, self._source, 0, size)
                 release()
-                return array
+                return memory
             with self._lock:
                 mapped = self._mapped(key, state.runs)
                 self._verify(mapped, state)
-                memory = mapped.map.view(size, release)
-            return _array(memory, column, rows)
+                return mapped.map.view(size, release)
         except BaseException:
             release()
             raise
@@ -117,8 +110,8 @@ class ColumnReader:
         self._backend, self._source = backend, source
         self._maps.clear()
 
-    def _mapped(self, key: tuple[int, int], runs: Runs) -> _Mapped:
-        """The mapping of a column, made or grown to cover `runs`."""
+    def _mapped(self, key: tuple[int, ...], runs: Runs) -> _Mapped:
+        """The mapping of a sequence, made or grown to cover `runs`."""
         mapped = self._maps.get(key)
         if mapped is None or mapped.runs != runs:
             missing = None if mapped is None else _missing(mapped.map.runs, runs)
@@ -143,19 +136,19 @@ class ColumnReader:
         mapped.verified_blocks = max(mapped.verified_blocks, state.blocks)
 
 
-def copied(column: Column, state: Sequence, source: Source, start: int, stop: int) -> Array:
-    """A read-only copy of the rows [start, stop), for what can't be shown in place, such as uncommitted rows."""
-    size = (stop - start) * column.row_size
+def copied(state: Sequence, source: Source, start: int, stop: int) -> memoryview:
+    """A read-only, aligned copy of the bytes [start, stop), for what can't be shown in place, such as uncommitted rows.
+
+    A bitmap's last byte is the state's, not the file's.
+    """
+    size = stop - start
     memory = np.empty(size + ALIGNMENT, np.uint8)
     skip = -memory.ctypes.data % ALIGNMENT
     memory = memory[skip : skip + size]
-    memory[:] = np.frombuffer(sequence.read(state, source, start * column.row_size, stop * column.row_size), np.uint8)
-    return _array(memory.data.toreadonly(), column, stop - start)
-
-
-def _array(memory: memoryview, column: Column, rows: int) -> Array:
-    # np.ndarray(buffer=...) would look through the memoryview and let itself be made writeable.
-    return np.frombuffer(memory, column.dtype).reshape(rows, *column.shape)
+    whole = max(start, min(stop, state.length))
+    memory[: whole - start] = np.frombuffer(sequence.read(state, source, start, whole), np.uint8)
+    memory[whole - start :] = state.last
+    return memory.data.toreadonly()
 
 
 def _pages(runs: Runs) -> list[tuple[int, int]]:

@@ -1,29 +1,27 @@
-"""Rows offered to a table, made into each column's bytes; all checked before anything is changed.
+"""Values of a fixed width offered to a column, made into its dtype; all checked before anything is changed.
 
-`convert` takes a dict of arrays or lists, or a structured array, and gives one contiguous little-endian array a
-column.  A value must survive: integers are checked against the range of the column, floats and times are converted
+A value must survive: integers are checked against the range of the column, floats and times are converted
 there and back and compared, text that is too long is an error and never cut.  Only among types of one sort, though:
 a float array never becomes an integer column, however round its values, since the next batch's may not be.
 
 Plain Python floats in a list have no width of their own; they are rounded to the column's, as numpy does with
 literals.
 
-`join` and `split` are the log's encoding of the same bytes: the columns' one after the other.
+What is missing, of variable length, or of a type that numpy doesn't have is the business of `convert`.
 """
 
 from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from mmstore.columns.schema import Column, Schema
-from mmstore.errors import CorruptError, SchemaError
+from mmstore.columns.schema import Column
+from mmstore.errors import SchemaError
 
-__all__ = ["Array", "convert", "join", "split"]
+__all__ = ["Array", "fixed", "misfit"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -39,96 +37,28 @@ _SORTS: Final = {
 _SIGNIFICAND: Final = {2: 11, 4: 24, 8: 53}
 
 
-def convert(schema: Schema, data: Any) -> tuple[int, list[Array]]:
-    """(number of rows, each column's values in the schema's order).
+def fixed(column: Column, values: Any) -> Array:
+    """`values`, none of them missing, as a C-contiguous array of the column's dtype and shape ``(n, *column.shape)``.
 
-    The arrays are C-contiguous, of the column's dtype and shape ``(n, *column.shape)``; where `data` fits already
-    they are the caller's own.
-
-    Raises `SchemaError` naming the column that doesn't fit.
+    Where they fit already it is the caller's own.  Raises `SchemaError`.
     """
-    given = _by_name(schema, data)
-    _check_names(schema, given)
-    arrays: list[Array] = []
-    for column in schema:
-        array = _column(column, given[column.name])
-        if arrays and len(array) != len(arrays[0]):
-            raise SchemaError(
-                f"column {column.name!r} has {len(array):,} rows, {schema.columns[0].name!r} has {len(arrays[0]):,}; "
-                "all columns must be equally long"
-            )
-        arrays.append(array)
-    return len(arrays[0]), arrays
-
-
-def _check_names(schema: Schema, given: Mapping[Any, Any]) -> None:
-    missing = ", ".join(repr(name) for name in schema.names if name not in given)
-    unknown = ", ".join(repr(name) for name in given if name not in schema)
-    if missing:
-        raise SchemaError(f"missing: {missing}; rows need a value in each column ({', '.join(schema.names)})")
-    if unknown:
-        raise SchemaError(f"unknown: {unknown}; the table's columns are {', '.join(schema.names)}")
-
-
-def raw(array: Array) -> memoryview:
-    """The bytes of a contiguous array; datetimes have no buffer of their own kind."""
-    return array.reshape(-1).view(np.uint8).data if array.size else memoryview(b"")
-
-
-def join(arrays: Sequence[Array]) -> list[memoryview]:
-    """Buffers whose concatenation is the log's encoding of the rows."""
-    return [raw(array) for array in arrays]
-
-
-def split(schema: Schema, rows: int, payload: Any) -> list[memoryview]:
-    """Each column's bytes out of what `join` made.  Raises `CorruptError` when the size isn't that of `rows` rows."""
-    data = memoryview(payload).cast("B")
-    if len(data) != rows * schema.row_size:
-        raise CorruptError(f"{rows} rows need {rows} x {schema.row_size} bytes, the log's record has {len(data)}")
-    pieces = []
-    position = 0
-    for column in schema:
-        end = position + rows * column.row_size
-        pieces.append(data[position:end])
-        position = end
-    return pieces
-
-
-def _by_name(schema: Schema, data: Any) -> Mapping[Any, Any]:
-    if isinstance(data, Mapping):
-        return data
-    if isinstance(data, np.ndarray) and data.dtype.names is not None:
-        if data.ndim != 1:
-            raise SchemaError(f"expected a one-dimensional structured array, found the shape {data.shape}")
-        return {name: data[name] for name in data.dtype.names}
-    if hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__"):
-        raise SchemaError(
-            f"a {type(data).__name__} can't be appended as a whole yet; "
-            "pass its columns: {name: data[name].to_numpy() for name in table.columns}"
-        )
-    raise SchemaError(
-        f"expected a dict of arrays with the columns {', '.join(map(repr, schema.names))}, or a structured array; "
-        f"found {type(data).__name__}"
-    )
-
-
-def _column(column: Column, values: Any) -> Array:
-    """`values` as an array of the column's dtype.  Raises `SchemaError`."""
     literal = isinstance(values, list | tuple)
     try:
         array = _as_array(column, values)
+    except SchemaError:
+        raise
     except (TypeError, ValueError, OverflowError) as error:
-        raise _misfit(column, f"{type(values).__name__} can't be made an array: {error}") from error
+        raise misfit(column, f"{type(values).__name__} can't be made an array: {error}") from error
     shape = array.shape[1:]
     if array.ndim == 0 or (shape != column.shape and not (array.size == 0 and array.ndim == 1)):
         expected = ", ".join(["n", *map(str, column.shape)])
-        raise _misfit(column, f"found the shape {array.shape}, expected ({expected})")
+        raise misfit(column, f"found the shape {array.shape}, expected ({expected})")
     if array.size == 0:
         return np.empty((len(array), *column.shape), column.dtype)
     if array.dtype != column.dtype:
         if array.dtype.kind not in _TAKES[column.dtype.kind]:
             found = _SORTS.get(array.dtype.kind, f"values of type {array.dtype}")
-            raise _misfit(column, f"found {found} ({array.dtype}); convert them, for instance with astype")
+            raise misfit(column, f"found {found} ({array.dtype}); convert them, for instance with astype")
         array = _cast(column, array, literal)
     return np.ascontiguousarray(array)
 
@@ -137,7 +67,7 @@ def _as_array(column: Column, values: Any) -> Array:
     """`values` as an array, of whatever type they are by themselves."""
     if isinstance(values, np.ma.MaskedArray):
         if np.ma.is_masked(values):
-            raise _misfit(column, "some values are masked; fill them first, nulls can't be held")
+            raise misfit(column, "some values are masked; fill them, or make the column nullable (allow_nulls)")
         return np.asarray(values.data)
     kind = column.dtype.kind
     if isinstance(values, list | tuple) and kind in "SUV":
@@ -168,7 +98,9 @@ def _objects(column: Column, array: Array) -> Array:
     kinds = {type(value) for value in flat}
     nothing = sum(value is None for value in flat)
     if nothing:
-        raise _misfit(column, f"{nothing:,} values are None; give each a value, nulls can't be held")
+        raise misfit(
+            column, f"{nothing:,} values are None; give each a value, or make the column nullable (allow_nulls)"
+        )
     kind = column.dtype.kind
     if all(issubclass(t, str) for t in kinds):
         result: Array = np.array(flat, "U")
@@ -176,13 +108,13 @@ def _objects(column: Column, array: Array) -> Array:
         if kind == "V":
             wrong = next((value for value in flat if len(value) != column.dtype.itemsize), None)
             if wrong is not None:
-                raise _misfit(column, f"found {len(wrong)} bytes; each value needs exactly {column.dtype.itemsize}")
+                raise misfit(column, f"found {len(wrong)} bytes; each value needs exactly {column.dtype.itemsize}")
             result = np.frombuffer(b"".join(flat), column.dtype)
         else:
             result = np.array(flat, "S")
     elif all(issubclass(t, datetime.datetime) for t in kinds):
         if any(value.tzinfo is not None for value in flat):
-            raise _misfit(column, "found datetimes with a time zone; convert them to UTC and drop it")
+            raise misfit(column, "found datetimes with a time zone; convert them to UTC and drop it")
         result = np.array([_numpy_time(value) for value in flat])
     elif all(issubclass(t, datetime.date) and not issubclass(t, datetime.datetime) for t in kinds):
         result = np.array(flat, "M8[D]")
@@ -192,12 +124,12 @@ def _objects(column: Column, array: Array) -> Array:
         info = np.iinfo(column.dtype)
         wrong = next((value for value in flat if not info.min <= value <= info.max), None)
         if wrong is not None:
-            raise _misfit(column, f"found {wrong}, outside {info.min} .. {info.max}")
+            raise misfit(column, f"found {wrong}, outside {info.min} .. {info.max}")
         result = np.array(flat, column.dtype)
     else:
         result = np.array(flat)
         if result.dtype.kind in "OSU" or result.ndim != 1:
-            raise _misfit(column, f"found objects of the types {', '.join(sorted(t.__name__ for t in kinds))}")
+            raise misfit(column, f"found objects of the types {', '.join(sorted(t.__name__ for t in kinds))}")
     return result.reshape(array.shape)
 
 
@@ -219,7 +151,7 @@ def _cast(column: Column, array: Array, literal: bool) -> Array:
         info = np.iinfo(dtype)
         low, high = int(array.min()), int(array.max())
         if low < info.min or high > info.max:
-            raise _misfit(column, f"found {low if low < info.min else high}, outside {info.min} .. {info.max}")
+            raise misfit(column, f"found {low if low < info.min else high}, outside {info.min} .. {info.max}")
         return array.astype(dtype)
     if dtype.kind in "fc" and source.kind in "biu":
         return _cast_integers(column, array)
@@ -249,7 +181,7 @@ def _cast_times(column: Column, array: Array) -> Array:
         result = array.astype(column.dtype)
         back = result.astype(source)
     except (TypeError, ValueError, OverflowError) as error:
-        raise _misfit(column, f"{source} can't be converted: {error}") from error
+        raise misfit(column, f"{source} can't be converted: {error}") from error
     _refuse(column, array, back.view("i8") != array.astype(source).view("i8"))
     return result
 
@@ -258,14 +190,14 @@ def _cast_text(column: Column, array: Array) -> Array:
     dtype = column.dtype
     if dtype.kind == "V":
         if array.dtype.names is not None or array.dtype.itemsize != dtype.itemsize:
-            raise _misfit(column, f"found {array.dtype}; raw bytes must have the column's width")
+            raise misfit(column, f"found {array.dtype}; raw bytes must have the column's width")
         return array.astype(dtype)
     width = dtype.itemsize // (4 if dtype.kind == "U" else 1)
     if array.dtype.itemsize > dtype.itemsize:
         lengths = np.strings.str_len(array)
         if int(lengths.max()) > width:
             value = array.reshape(-1)[int(lengths.argmax())]
-            raise _misfit(
+            raise misfit(
                 column,
                 f"found {str(value)[:40]!r} of length {int(lengths.max())}, the column's width is {width}; "
                 "make it wider or cut the values yourself",
@@ -290,12 +222,12 @@ def _cast_integers(column: Column, array: Array) -> Array:
 def _refuse(column: Column, array: Array, lost: Array) -> None:
     if lost.any():
         value = array[lost].reshape(-1)[0]
-        raise _misfit(
+        raise misfit(
             column,
             f"{int(np.count_nonzero(lost)):,} of {math.prod(array.shape):,} values of type {array.dtype} would change, "
             f"such as {value}; round them with astype if that is meant",
         )
 
 
-def _misfit(column: Column, found: str) -> SchemaError:
+def misfit(column: Column, found: str) -> SchemaError:
     return SchemaError(f"column {column.name!r} holds {column}: {found}")

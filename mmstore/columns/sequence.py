@@ -44,8 +44,11 @@ __all__ = [
     "Space",
     "append",
     "block_checksum",
+    "check_block",
     "free",
+    "own_tail",
     "read",
+    "sums",
     "truncate",
     "unpack",
     "verify",
@@ -69,6 +72,15 @@ class Sequence:
     runs: Runs
     sums_runs: Runs
     """Of the checksum sequence: a u64 for each sealed block."""
+    bits: int = 0
+    """Of a bitmap: how many lie behind the last whole byte (see `bitmap`)."""
+    last: int = 0
+    """These bits."""
+
+    @property
+    def extent(self) -> int:
+        """Bytes that are shown: `length`, and a bitmap's last byte."""
+        return self.length + (self.bits > 0)
 
     @property
     def blocks(self) -> int:
@@ -83,8 +95,8 @@ class Sequence:
                 "tail_checksum": self.tail_checksum,
                 "runs": len(self.runs),
                 "sums_runs": len(self.sums_runs),
-                "bits": 0,
-                "flags": 0,
+                "bits": self.bits,
+                "last": self.last,
                 "reserved": 0,
                 "reserved2": 0,
             }
@@ -111,8 +123,11 @@ def unpack(buffer: Buffer, offset: int, page_size: int, pages: int) -> tuple[Seq
     if len(buffer) - offset < _SEQUENCE.size:
         raise CorruptError(f"a sequence needs {_SEQUENCE.size} bytes, its entry has {len(buffer) - offset} left")
     head = _SEQUENCE.unpack(buffer, offset)
-    if head["bits"] or head["flags"] or head["reserved"] or head["reserved2"]:
-        raise FormatError("a sequence has flags that this mmstore doesn't know; open the file with a newer version")
+    if head["reserved"] or head["reserved2"]:
+        raise FormatError("a sequence has fields that this mmstore doesn't know; open the file with a newer version")
+    bits, last = head["bits"], head["last"]
+    if bits > 7 or last >> bits:
+        raise CorruptError(f"a bitmap can't end in {bits} bits {last:#x}")
     offset += _SEQUENCE.size
     n, n_sums, length = head["runs"], head["sums_runs"], head["length"]
     end = offset + (n + n_sums) * fmt.EXTENT.size
@@ -120,11 +135,11 @@ def unpack(buffer: Buffer, offset: int, page_size: int, pages: int) -> tuple[Seq
         raise CorruptError(f"a sequence has {n + n_sums} runs, its entry has {len(buffer) - offset} bytes for them")
     middle = offset + n * fmt.EXTENT.size
     sums_length = length // fmt.BLOCK_SIZE * SUM_SIZE
-    runs = extents.unpack(bytes(buffer[offset:middle]), length, page_size, pages)
+    runs = extents.unpack(bytes(buffer[offset:middle]), length + (bits > 0), page_size, pages)
     sums_runs = extents.unpack(bytes(buffer[middle:end]), sums_length, page_size, pages)
     if head["high"] < length:
         raise CorruptError(f"a sequence of {length} bytes claims to have had {head['high']} at most")
-    return Sequence(length, head["high"], head["tail_checksum"], runs, sums_runs), end
+    return Sequence(length, head["high"], head["tail_checksum"], runs, sums_runs, bits, last), end
 
 
 # --- reading -----------------------------------------------------------------------------------------
@@ -136,9 +151,9 @@ def read(state: Sequence, source: Source, start: int, stop: int) -> bytes:
     return extents.gather(source, state.runs, start, stop)
 
 
-def _sums(state: Sequence, source: Source, first: int) -> np.ndarray[Any, Any]:
-    """The checksums of the sealed blocks from number `first` on."""
-    start, stop = first * SUM_SIZE, state.blocks * SUM_SIZE
+def sums(state: Sequence, source: Source, first: int, last: int | None = None) -> np.ndarray[Any, Any]:
+    """The checksums of the sealed blocks [first, last); to the end without `last`."""
+    start, stop = first * SUM_SIZE, (state.blocks if last is None else last) * SUM_SIZE
     return np.frombuffer(extents.gather(source, state.sums_runs, start, stop), _SUM)
 
 
@@ -148,19 +163,19 @@ def verify(state: Sequence, source: Source, first: int = 0) -> Iterator[CorruptE
     The errors are yielded, not raised: check() lists them all, whoever wants to read raises the first.
     """
     try:
-        sums = _sums(state, source, first).tolist()
+        found = sums(state, source, first).tolist()
     except CorruptError as error:
         yield error
         return
-    for block, expected in enumerate([*sums, state.tail_checksum], first):
+    for block, expected in enumerate([*found, state.tail_checksum], first):
         start = block * fmt.BLOCK_SIZE
         try:
-            _check_block(state, source, start, min(start + fmt.BLOCK_SIZE, state.length), expected)
+            check_block(state, source, start, min(start + fmt.BLOCK_SIZE, state.length), expected)
         except CorruptError as error:
             yield error
 
 
-def _check_block(state: Sequence, source: Source, start: int, stop: int, expected: int) -> Any:
+def check_block(state: Sequence, source: Source, start: int, stop: int, expected: int) -> Any:
     """The running hash over a block's bytes [start, stop), which must come to `expected`."""
     running = xxhash.xxh3_64(seed=start // fmt.BLOCK_SIZE)
     at = None
@@ -192,7 +207,7 @@ def append(state: Sequence, data: Any, space: Space) -> Sequence:
     if not len(data):
         return state
     if state.high > state.length:
-        state = _own_tail(state, space)
+        state = own_tail(state, space)
     length = state.length + len(data)
     sums, tail_checksum = _hash_on(state, data, space)
     runs = extents.write(state.runs, state.length, data, space)
@@ -210,8 +225,8 @@ def truncate(state: Sequence, length: int, space: Space) -> Sequence:
         return EMPTY
     block = length // fmt.BLOCK_SIZE
     start, stop = block * fmt.BLOCK_SIZE, min((block + 1) * fmt.BLOCK_SIZE, state.length)
-    expected = int(_sums(state, space, block)[0]) if block < state.blocks else state.tail_checksum
-    _check_block(state, space, start, stop, expected)
+    expected = int(sums(state, space, block, block + 1)[0]) if block < state.blocks else state.tail_checksum
+    check_block(state, space, start, stop, expected)
     tail_checksum = block_checksum(read(state, space, start, length), block)
     runs = extents.cut(state.runs, -(-length // space.page_size), space)
     sums_runs = extents.cut(state.sums_runs, -(-block * SUM_SIZE // space.page_size), space)
@@ -228,7 +243,7 @@ def _hash_on(state: Sequence, data: memoryview, space: Space) -> tuple[bytes, in
     """(checksums of the blocks that `data` seals, checksum of the tail behind them)."""
     block = state.blocks
     start = block * fmt.BLOCK_SIZE
-    running = _check_block(state, space, start, state.length, state.tail_checksum)
+    running = check_block(state, space, start, state.length, state.tail_checksum)
     position = start + fmt.BLOCK_SIZE - state.length
     running.update(data[:position])
     if position > len(data):
@@ -240,7 +255,7 @@ def _hash_on(state: Sequence, data: memoryview, space: Space) -> tuple[bytes, in
     return np.array(sums, _SUM).tobytes(), block_checksum(data[position:], block + len(sums))
 
 
-def _own_tail(state: Sequence, space: Space) -> Sequence:
+def own_tail(state: Sequence, space: Space) -> Sequence:
     """The same bytes, the last page's moved to a run behind which no root ever saw anything (I1)."""
     runs = _copy_tail(state.runs, state.length, space)
     sums_runs = _copy_tail(state.sums_runs, state.blocks * SUM_SIZE, space)

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmstore import format as fmt
+from mmstore.catalog import tables
 from mmstore.catalog.entry import Entry
-from mmstore.columns import sequence
+from mmstore.columns import keys, sequence
+from mmstore.columns import state as states
 from mmstore.database.reader import State
 from mmstore.engine.session import Session
 from mmstore.errors import CorruptError
@@ -111,8 +113,46 @@ def _check_index(
 def _check_entry(session: Session, state: State, account: _Account, name: str, entry: Entry) -> Iterator[Problem]:
     where = f"{name!r}"
     yield from _check_index(session, state, account, where, entry.index)
-    for sequence_state in entry.sequences:
-        for extent in (*sequence_state.runs, *sequence_state.sums_runs):
+    for part in entry.sequences:
+        for extent in (*part.runs, *part.sums_runs):
             yield from account.claim(where, extent.start, extent.pages)
-        for error in sequence.verify(sequence_state, sequence.Source(session.page_size, session.store.read)):
+    if entry.schema is not None:
+        source = sequence.Source(session.page_size, session.store.read)
+        for column, found in zip(entry.schema, entry.columns, strict=True):
+            for error in states.verify(column.kind, found, entry.rows, source):
+                yield Problem(f"{where}, column {column.name!r}", str(error), error.page)
+        for error in sequence.verify(entry.marks, source):
+            yield Problem(f"{where}, marks", str(error), error.page)
+        try:
+            yield from _check_rows(state, where, entry, source)
+        except CorruptError as error:
             yield Problem(where, str(error), error.page)
+
+
+def _check_rows(state: State, where: str, entry: Entry, source: sequence.Source) -> Iterator[Problem]:
+    """Whether the marks are as many as the entry says, and each row that isn't deleted is found by its key."""
+    deleted = tables.marked(entry, source, 0, entry.rows)
+    count = int(np.count_nonzero(deleted))
+    if count != entry.deleted:
+        yield Problem(where, f"has {count} rows marked as deleted, its entry says {entry.deleted}")
+    schema = tables.schema_of(entry)
+    if schema.key is None:
+        return
+    if entry.index.count != entry.rows - count:
+        yield Problem(where, f"has a key index of {entry.index.count} keys for {entry.rows - count} rows")
+    tree = state.open(entry.index)
+    places = keys.key_columns(schema)
+    columns = [schema.columns[place] for place in places]
+    for start in range(0, entry.rows, fmt.BLOCK_ROWS):
+        live = start + np.flatnonzero(~deleted[start : start + fmt.BLOCK_ROWS])
+        parts = [
+            states.take(column.kind, entry.columns[place], source, live)
+            for place, column in zip(places, columns, strict=True)
+        ]
+        rows, found = np.zeros(len(live), np.int64), np.zeros(len(live), np.uint8)
+        tree.gather(*keys.pack(columns, parts), rows, fmt.ROWS.size, found)
+        wrong = np.flatnonzero((found == 0) | (rows != live))
+        if len(wrong):
+            yield Problem(
+                where, f"{len(wrong)} rows from {start} on aren't found by their keys, first {live[wrong[0]]}"
+            )

@@ -33,6 +33,7 @@ from mmstore.pages.pins import Pins, ReaderInfo, readers
 
 if TYPE_CHECKING:
     from mmstore.columns.reader import ColumnReader
+    from mmstore.database.arrays import Array
     from mmstore.database.table import Table
 
 __all__ = ["Database", "open"]
@@ -157,7 +158,11 @@ class Database(Keyspace):
             return snapshot.tables()
 
     def create_table(self, name: str, schema: Any, key: Any = None) -> Table:
-        """Make a table: ``schema`` is {column: dtype}, {column: (dtype, n)} or a structured dtype.
+        """Make a table.
+
+        ``schema``: {column: type}, a structured dtype, or an Arrow schema; types are numpy's, "utf8", "binary",
+        "category", "decimal128(15,2)", "date32", "timestamp[us, UTC]", "list(f8)" and the like, (type, n or shape), and
+        ``mmstore.nullable(type)``.  ``key``: the column, or a tuple of those, by whose value a row is found.
 
         Raises SchemaError if the name is taken or a type can't be held.
         """
@@ -173,6 +178,26 @@ class Database(Keyspace):
         if self.reader.read(lambda state: state.expect(data, fmt.ENTRY_TABLE)) is None:
             raise KeyError(name)
         return Table(self, data)
+
+    def create_array(self, name: str, dtype: Any, shape: int | tuple[int, ...] = (0,)) -> Array:
+        """Make an array of zeros that can grow along its first axis.  SchemaError as for tables."""
+        with self.transaction() as txn:
+            txn.create_array(name, dtype, shape)
+        return self.array(name)
+
+    def array(self, name: str) -> Array:
+        """The array ``name``; KeyError if there is none."""
+        from mmstore.database.arrays import Array
+
+        data = name_bytes(name)
+        if self.reader.read(lambda state: state.expect(data, fmt.ENTRY_ARRAY)) is None:
+            raise KeyError(name)
+        return Array(self, data)
+
+    def arrays(self) -> list[str]:
+        """Names of the arrays, sorted."""
+        with self.snapshot() as snapshot:
+            return snapshot.arrays()
 
     def drop(self, name: str) -> None:
         """Remove a keyspace, table or array in one transaction; KeyError if there is none."""
@@ -249,6 +274,11 @@ class Database(Keyspace):
         """Make the newest state durable in the file itself; log space and old pages become free."""
         attach.require_writable(self.session)
         checkpoint.checkpoint(self.session)
+
+    def compact(self) -> int:
+        """Write tables with deleted rows anew without those, in one transaction; returns how many rows went."""
+        with self.transaction() as txn:
+            return sum(txn.table(name).compact() for name in self.tables())
 
     def stats(self) -> dict[str, Any]:
         """What the store and this handle use: see mmstore.database.stats."""

@@ -195,10 +195,12 @@ class Keyspace(ReadKeyspace, MutableMapping[bytes, bytes]):
         return 0 if desc is None else desc.count
 
     def _items(self) -> Iterator[tuple[bytes, bytes]]:
-        with self._database.snapshot() as snapshot:
-            tree = snapshot.state.tree(self._name)
-            if tree is not None:
-                yield from tree.items()
+        # Dropped halfway, maybe in a finalizer where nothing may be locked, the snapshot isn't closed but dropped, too.
+        snapshot = self._database.snapshot()
+        tree = snapshot.state.tree(self._name)
+        if tree is not None:
+            yield from tree.items()
+        snapshot.close()
 
     def view(self, key: Any) -> memoryview:
         """The value of ``key``, read-only; a large one without a copy.

@@ -57,12 +57,13 @@ class State:
         self._load = partial(_load, session.store) if pinned else _refuse
         self.root = root
         self.txn = root.txn
-        self.main = self._open(IndexDescriptor.unpack(root.main))
+        self.main = self.open(IndexDescriptor.unpack(root.main))
         self._catalog: Tree | None = None
         self._trees: dict[bytes, Tree | None] = {b"": self.main}
         self._entries: dict[bytes, Entry | None] = {}
 
-    def _open(self, desc: IndexDescriptor) -> Tree:
+    def open(self, desc: IndexDescriptor) -> Tree:
+        """The index that an entry of this state describes."""
         session = self._session
         tree = Tree(session.page_size, session.identity.seed)
         tree.attach(session.store.mem, session.store.verified, self._load)
@@ -72,7 +73,7 @@ class State:
     @property
     def catalog(self) -> Tree:
         if self._catalog is None:
-            self._catalog = self._open(IndexDescriptor.unpack(self.root.catalog))
+            self._catalog = self.open(IndexDescriptor.unpack(self.root.catalog))
         return self._catalog
 
     def entry(self, name: bytes) -> Entry | None:
@@ -103,7 +104,7 @@ class State:
             return self._trees[name]
         except KeyError:
             entry = self.expect(name, fmt.ENTRY_KEYSPACE)
-            tree = self._trees[name] = None if entry is None else self._open(entry.index)
+            tree = self._trees[name] = None if entry is None else self.open(entry.index)
             return tree
 
     def descriptor(self, name: bytes) -> IndexDescriptor | None:
@@ -149,9 +150,10 @@ class Reader:
         """Reads of keyspace ``name`` in one call each."""
 
         def refresh() -> None:
-            state = self.current()
+            state, before = self.current(), latest.tree
             latest.tree = state.tree(name)
-            latest.txn = state.txn
+            latest.txn = state.txn  # nothing may come between, and `before` could: its end runs finalizers
+            del before
 
         def otherwise(key: Any) -> bytes | None:
             return self.read(lambda state: None if (tree := state.tree(name)) is None else tree.get(key))

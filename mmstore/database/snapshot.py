@@ -13,6 +13,7 @@ from mmstore.database.reader import State
 from mmstore.errors import ClosedError
 
 if TYPE_CHECKING:
+    from mmstore.database.arrays import Array
     from mmstore.database.database import Database
     from mmstore.database.table import Table
 
@@ -75,6 +76,18 @@ class Snapshot(SnapshotKeyspace):
         if self.state.expect(name_bytes(name), fmt.ENTRY_TABLE) is None:
             raise KeyError(name)
         return Table(self._database, name_bytes(name), self)
+
+    def arrays(self) -> list[str]:
+        """Names of the arrays, sorted."""
+        return [name for name, entry in self.state.names() if entry.kind == fmt.ENTRY_ARRAY]
+
+    def array(self, name: str) -> Array:
+        """The array ``name``; KeyError if there is none."""
+        from mmstore.database.arrays import Array
+
+        if self.state.expect(name_bytes(name), fmt.ENTRY_ARRAY) is None:
+            raise KeyError(name)
+        return Array(self._database, name_bytes(name), self)
 
     def view_in(self, name: bytes, key: Any) -> memoryview:
         """A view of the value of ``key`` in keyspace ``name``; up to VERIFY_LIMIT bytes are checked first."""

@@ -1,191 +1,369 @@
 """Tables as users hold them: committed, in a snapshot, in a transaction.
 
-Reading a column gives a read-only array over the file itself (see mmstore.columns.reader), with a pin on the
-root that it shows, which goes when the array does: appends, drops and closed snapshots don't change what it
-shows (I2).  Rows that are not committed yet have no root to pin, so a transaction shows a column that it has
-appended to as a copy.
+A column of the committed state is shown in place, without a copy: the array lies over the mapped file, and a pin keeps
+the root that it was read from for as long as the array lives, so nothing that is committed later changes what it
+shows (I2).  Rows that are not committed yet have no root to pin, so a transaction shows copies.
 
-A `Table` is a name: each call looks at the newest state, or at its snapshot's.
+A `Table` is a name: each call looks at the newest state, or at its snapshot's.  Rows are numbered from 0 in the order
+in which they were appended; a deleted row keeps its number until the table is compacted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from mmstore import format as fmt
-from mmstore.catalog.entry import Entry
-from mmstore.columns import rows
-from mmstore.columns.reader import copied
+from mmstore.columns import arrow_out, cdata, convert
+from mmstore.columns.batch import Array
 from mmstore.columns.schema import Schema
-from mmstore.database.reader import State
+from mmstore.database.lookup import row_numbers, rows_of_keys
+from mmstore.database.predicates import predicates
+from mmstore.database.rows import Committed, TableState, Uncommitted
+from mmstore.database.scan import chosen, scan
+from mmstore.database.slices import Rows
 from mmstore.errors import ReadOnlyError
-from mmstore.pages.root import Root
 
 if TYPE_CHECKING:
     from mmstore.database.database import Database
     from mmstore.database.snapshot import Snapshot
+    from mmstore.database.tablewriter import TableWriter
     from mmstore.database.transaction import Transaction
     from mmstore.engine.write import WriteState
 
-__all__ = ["Table", "TableWriter"]
+__all__ = ["CommittedName", "ReadTable", "Table", "TransactionName", "TransactionTable"]
 
-Array: TypeAlias = np.ndarray[Any, Any]
+Where: TypeAlias = Sequence[tuple[Any, ...]]
+BATCH_ROWS = 65536
+_ARROW_ROWS = 1 << 18  # rows of a record batch
 
 
-class ReadTable:
-    """What can be read of a table; a subclass says in which state."""
+class Named:
+    """A table's or array's name, and a way to what it stands for."""
+
+    kind = fmt.ENTRY_TABLE
 
     def __init__(self, name: bytes) -> None:
         self._name = name
 
-    def _entry(self) -> Entry:
+    def _state(self) -> AbstractContextManager[TableState]:
+        """The table's state, which stands as long as the context lasts: for the length of a call."""
         raise NotImplementedError
 
-    def _column(self, name: str) -> Array:
+    def _held(self) -> tuple[TableState, Callable[[], None]]:
+        """The table's state for as long as it takes, and what ends it.
+
+        A generator that is dropped halfway doesn't call that: it may be in a finalizer, where nothing may be locked.
+        What the function refers to is dropped with it, and that is enough.
+        """
         raise NotImplementedError
 
     @property
     def name(self) -> str:
         return self._name.decode()
 
+    def __bool__(self) -> bool:
+        """True, also without rows: a table is not its content."""
+        return True
+
+    def __repr__(self) -> str:
+        return f"<mmstore.{type(self).__name__} {self.name!r}>"
+
+    def __len__(self) -> int:
+        """Rows, deleted ones included: their numbers are range(len(table))."""
+        with self._state() as state:
+            return state.rows
+
+
+class ReadTable(Named):
+    """What can be read of a table; a subclass says in which state."""
+
     @property
     def schema(self) -> Schema:
-        """Names and types of the columns."""
-        return _schema(self._entry())
+        """Names and types of the columns, and the key."""
+        with self._state() as state:
+            return state.schema
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns, in order."""
         return self.schema.names
 
-    def __len__(self) -> int:
-        """Rows."""
-        return self._entry().rows
+    @property
+    def live_rows(self) -> int:
+        """Rows that aren't deleted."""
+        with self._state() as state:
+            return state.rows - state.entry.deleted
 
-    def __bool__(self) -> bool:
-        """True, also without rows: a table is not its content."""
-        return True
+    @property
+    def deleted(self) -> Array:
+        """Which rows are deleted, as booleans."""
+        with self._state() as state:
+            return state.deleted
 
-    def __getitem__(self, name: str) -> Array:
-        """All rows of a column: a contiguous, 64-byte aligned array that can't be written.
+    def __getitem__(self, what: Any) -> Any:
+        """`t["x"]` a column, `t[7]` a row as a dict, `t[10:20]` rows as views, `t[numbers or mask]` rows as copies.
 
-        Raises KeyError for a column that isn't there.
+        A column is a contiguous, 64-byte aligned array that can't be written, of all rows, deleted ones included; where
+        numpy can't show it all (text, lists, missing rows, decimals) it is a `ColumnView`.
+
+        Raises KeyError for a column, IndexError for a row that isn't there.
         """
-        if not isinstance(name, str):
-            raise TypeError(
-                f'expected the name of a column, found {type(name).__name__}; take rows of a column, as in t["x"][0:10]'
-            )
-        return self._column(name)
+        if isinstance(what, str):
+            with self._state() as state:
+                return state.array(what)
+        if isinstance(what, slice):
+            return self._slice(what)
+        if isinstance(what, bool) or not isinstance(what, int | np.integer):
+            if isinstance(what, tuple) or (isinstance(what, list) and what and isinstance(what[0], str)):
+                raise TypeError('expected one column, or rows; for some columns use take, scan, or t["x"] each')
+            return self.take(what)
+        with self._state() as state:
+            row = int(row_numbers(np.array([what]), state.rows)[0])
+            return {column.name: state.column(at)[row : row + 1].tolist()[0] for at, column in enumerate(state.schema)}
 
-    # Without this Python would try t[0], t[1], ... for "x in t" and iteration.
-    __iter__ = None
+    def _slice(self, what: slice) -> Rows:
+        with self._state() as state:
+            start, stop, step = what.indices(state.rows)
+            if step != 1:
+                return self._taken(state, np.arange(start, stop, step), None)
+            stop = max(start, stop)
+            views = [state.column(at)[start:stop] for at in range(len(state.schema))]
+            return Rows(state.schema, range(start, stop), views)
+
+    def take(self, rows: Any, columns: Sequence[str] | None = None) -> Rows:
+        """Copies of rows, given by numbers (negative ones from the end), a mask or a slice, in that order.
+
+        Raises IndexError for a row that isn't there.
+        """
+        with self._state() as state:
+            return self._taken(state, row_numbers(rows, state.rows), columns)
+
+    @staticmethod
+    def _taken(state: TableState, rows: Array, columns: Sequence[str] | None) -> Rows:
+        schema, positions = chosen(state.schema, columns)
+        return Rows(schema, rows, [state.column(position).take(rows) for position in positions])
+
+    def find(self, keys: Any) -> Array:
+        """The row numbers (int64) of keys, -1 where there is none.
+
+        keys: a list or array of the key column's type; for a key of several columns a tuple of those, or a dict.
+
+        Raises `SchemaError` if the table has no key, or values are of another sort.
+        """
+        with self._state() as state:
+            return rows_of_keys(state, keys)
+
+    def lookup(self, keys: Any, columns: Sequence[str] | None = None) -> Rows:
+        """The rows of keys, in their order.  Raises KeyError naming the first that isn't there."""
+        with self._state() as state:
+            rows = rows_of_keys(state, keys)
+            missing = np.flatnonzero(rows < 0)
+            if len(missing):
+                at = int(missing[0])
+                raise KeyError(f"{len(missing):,} of {len(rows):,} keys are not there, the first at position {at}")
+            return self._taken(state, rows, columns)
+
+    def scan(
+        self, columns: Sequence[str] | None = None, where: Where | None = None, batch_rows: int = BATCH_ROWS
+    ) -> Iterator[Rows]:
+        """The rows that fulfil all conditions and aren't deleted, of one state, in batches of up to `batch_rows`.
+
+        where: conditions (column, operator, value); operators ==, !=, <, <=, >, >=, "in" (a list), "is null" and
+        "is not null" (without a value).  Blocks of 65,536 rows that can't match by their smallest and largest value
+        aren't touched.  Rows side by side come as views, others as copies.
+
+        Raises KeyError, ValueError or `SchemaError` for a condition that makes no sense.
+        """
+        if batch_rows < 1:
+            raise ValueError(f"expected batch_rows of at least 1, found {batch_rows}")
+        schema = self.schema
+        chosen(schema, columns)
+        predicates(schema, where)  # what is wrong is said here, not at the first batch
+        return self._scan(columns, where, batch_rows)
+
+    def _scan(self, columns: Sequence[str] | None, where: Where | None, batch_rows: int) -> Iterator[Rows]:
+        state, end = self._held()
+        yield from scan(state, columns, predicates(state.schema, where), batch_rows)
+        end()
+
+    def __iter__(self) -> Iterator[Rows]:
+        """All rows that aren't deleted, in batches."""
+        return self.scan()
 
     def __contains__(self, name: object) -> bool:
         """Whether there is a column of this name."""
         return name in self.schema
 
-    def __repr__(self) -> str:
-        return f"<mmstore.{type(self).__name__} {self.name!r}>"
+    # --- Arrow --------------------------------------------------------------------------------------
+
+    def __arrow_c_schema__(self) -> Any:
+        return cdata.export_schema(arrow_out.table_field(self.schema))
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        """The rows that aren't deleted as a stream of Arrow record batches, zero-copy where the types are Arrow's.
+
+        It shows one state, pinned until the consumer lets go.  requested_schema: a struct of some of the columns, in
+        the order wanted; other types than the table's aren't converted.
+        """
+        columns = None
+        if requested_schema is not None:
+            columns = [child.name for child in cdata.import_schema(requested_schema).children]
+            columns = [name for name in columns if name in self.schema]
+        return self._stream(columns or None)
+
+    def _stream(self, columns: Sequence[str] | None) -> Any:
+        batches = self._scan(columns, None, _ARROW_ROWS)
+        schema, _ = chosen(self.schema, columns)
+        return arrow_out.stream(schema, ((len(rows), rows.views) for rows in batches))
+
+    def to_arrow(self, columns: Sequence[str] | None = None) -> Any:
+        """A pyarrow.Table of the rows that aren't deleted; needs the extra "arrow"."""
+        pa = arrow_out.pyarrow()
+        with self._state() as state:
+            schema, _ = chosen(state.schema, columns)
+            batches = [pa.record_batch(rows) for rows in scan(state, columns, [], _ARROW_ROWS)]
+        arrow_schema = pa.schema(Rows(schema, range(0), ()))
+        return pa.Table.from_batches(batches, arrow_schema)
+
+    def to_pandas(self, columns: Sequence[str] | None = None) -> Any:
+        """A pandas.DataFrame; needs pandas and the extra "arrow"."""
+        return self.to_arrow(columns).to_pandas()
+
+    def to_polars(self, columns: Sequence[str] | None = None) -> Any:
+        """A polars.DataFrame; needs polars."""
+        import polars
+
+        table = self if columns is None else _Some(self, columns)
+        return polars.DataFrame(table)
 
 
-class Table(ReadTable):
-    """A table as committed, or as a snapshot has it."""
+class _Some:
+    """Some columns of a table, for Arrow consumers."""
+
+    def __init__(self, table: ReadTable, columns: Sequence[str]) -> None:
+        self._table = table
+        self._columns = columns
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        return self._table._stream(self._columns)
+
+
+class CommittedName(Named):
+    """The newest state of what a name stands for, or a snapshot's."""
 
     def __init__(self, database: Database, name: bytes, snapshot: Snapshot | None = None) -> None:
         super().__init__(name)
         self._database = database
         self._snapshot = snapshot
 
-    def append(self, data: Any) -> range:
-        """Append rows in one transaction; returns their numbers.
-
-        data: a dict of arrays or lists, one for each column, or a structured array.
-
-        Raises `SchemaError` naming the column that doesn't fit; then nothing was changed.
-        """
-        if self._snapshot is not None:
-            raise ReadOnlyError("a snapshot never changes; append through the database or in a transaction")
-        schema = self.schema
-        converted = rows.convert(schema, data)  # before the writer lock is taken: it may take long
-        with self._database.transaction() as txn:
-            table = txn.table(self.name)
-            return table.append_converted(*converted) if table.schema == schema else table.append(data)
-
-    def _entry(self) -> Entry:
-        if self._snapshot is not None:
-            return self._find(self._snapshot.state)
-        return self._database.reader.read(self._find)
-
-    def _find(self, state: State) -> Entry:
-        entry = state.expect(self._name, fmt.ENTRY_TABLE)
-        if entry is None:
-            raise KeyError(self.name)
-        return entry
-
-    def _column(self, name: str) -> Array:
+    @contextmanager
+    def _state(self) -> Iterator[TableState]:
         if self._snapshot is not None:
             state = self._snapshot.state
-            return committed_column(self._database, state.root, self._find(state), name)
+            yield self._found(state)
+            return
         with self._database.reader.pinned() as state:
-            return committed_column(self._database, state.root, self._find(state), name)
+            yield self._found(state)
+
+    def _held(self) -> tuple[TableState, Callable[[], None]]:
+        if self._snapshot is not None:
+            return self._found(self._snapshot.state), lambda: None
+        snapshot = self._database.snapshot()
+        return self._found(snapshot.state), snapshot.close
+
+    def _found(self, state: Any) -> TableState:
+        entry = state.expect(self._name, self.kind)
+        if entry is None:
+            raise KeyError(self.name)
+        return Committed(self._database, state, entry)
 
 
-class TableWriter(ReadTable):
-    """A table as its transaction has it: one's own rows included."""
+class TransactionName(Named):
+    """What a name stands for in a transaction."""
 
     def __init__(self, transaction: Transaction, name: bytes) -> None:
         super().__init__(name)
         self._transaction = transaction
 
-    def append(self, data: Any) -> range:
-        """Append rows; returns their numbers.  `data` as in `Table.append`."""
-        return self.append_converted(*rows.convert(self.schema, data))
+    @contextmanager
+    def _state(self) -> Iterator[TableState]:
+        yield self._found(self._transaction.check_open())
 
-    def append_converted(self, count: int, arrays: list[Array]) -> range:
-        """Append `count` rows that `rows.convert` made for this table's schema."""
-        write = self._transaction.check_open()
-        if not count:
-            start = self._entry().rows
-            return range(start, start)
-        return write.append(self._name, count, rows.join(arrays))
+    def _held(self) -> tuple[TableState, Callable[[], None]]:
+        return self._found(self._transaction.check_open()), lambda: None
 
-    def _entry(self) -> Entry:
-        return self._find(self._transaction.check_open())
-
-    def _find(self, write: WriteState) -> Entry:
+    def _found(self, write: WriteState) -> TableState:
         entry = write.entry(self._name)
-        if entry is None or entry.kind != fmt.ENTRY_TABLE:
+        if entry is None or entry.kind != self.kind:
             raise KeyError(self.name)
-        return entry
-
-    def _column(self, name: str) -> Array:
-        write = self._transaction.check_open()
-        entry = self._find(write)
-        position = _schema(entry).position(name)
-        database = self._transaction._database
-        state = database.reader.current()
-        # The root that this transaction started from is pinned by being the newest: no other writer can publish.
-        if state.txn == write.base.txn and state.entry(self._name) == entry:
-            return committed_column(database, state.root, entry, name)
-        return copied(_schema(entry).columns[position], entry.sequences[position], write.space, 0, entry.rows)
+        state = self._transaction.base_state()
+        if state is not None and state.entry(self._name) == entry:
+            return Committed(self._transaction._database, state, entry)
+        return Uncommitted(write, self._name, entry)
 
 
-def committed_column(database: Database, root: Root, entry: Entry, name: str) -> Array:
-    """A column as root `root`, which the caller has pinned, has it; the array keeps a pin of its own."""
-    position = _schema(entry).position(name)
-    release = database.pin_view(root.txn)
-    return database.columns.column(
-        (entry.id, position),
-        _schema(entry).columns[position],
-        entry.sequences[position],
-        entry.rows,
-        release,
-        private=database.session.store.private,
-    )
+class Table(ReadTable, CommittedName):
+    """A table as committed, or as a snapshot has it."""
+
+    # --- writing: a transaction each ------------------------------------------------------------------
+
+    @contextmanager
+    def _writer(self) -> Iterator[TableWriter]:
+        if self._snapshot is not None:
+            raise ReadOnlyError("a snapshot never changes; write through the database or in a transaction")
+        with self._database.transaction() as txn:
+            yield txn.table(self.name)
+
+    def append(self, data: Any, on_conflict: str = "error") -> range:
+        """Append rows in one transaction; returns their numbers.  See `TableWriter.append`."""
+        if self._snapshot is not None:
+            raise ReadOnlyError("a snapshot never changes; append through the database or in a transaction")
+        schema = self.schema
+        made = None if convert.is_stream(data) else list(convert.batches(schema, data))  # before the lock is taken
+        with self._writer() as table:
+            if made is not None and table.schema == schema:
+                return table.append_batches(made, on_conflict)
+            return table.append(data, on_conflict)
+
+    def update(self, rows: Any, values: Any) -> int:
+        """Change rows in one transaction; returns how many.  See `TableWriter.update`."""
+        with self._writer() as table:
+            return table.update(rows, values)
+
+    def delete(self, rows: Any) -> int:
+        """Delete rows in one transaction; returns how many weren't deleted before.  See `TableWriter.delete`."""
+        with self._writer() as table:
+            return table.delete(rows)
+
+    def add_column(self, name: str, dtype: Any, fill: Any = None) -> None:
+        """Add a column in one transaction.  See `TableWriter.add_column`."""
+        with self._writer() as table:
+            table.add_column(name, dtype, fill)
+
+    def drop_column(self, name: str) -> None:
+        """Drop a column in one transaction."""
+        with self._writer() as table:
+            table.drop_column(name)
+
+    def rename_column(self, name: str, new: str) -> None:
+        """Rename a column in one transaction."""
+        with self._writer() as table:
+            table.rename_column(name, new)
+
+    def allow_nulls(self, name: str) -> None:
+        """Make a column nullable in one transaction."""
+        with self._writer() as table:
+            table.allow_nulls(name)
+
+    def compact(self) -> int:
+        """Give the room of deleted rows back, in one transaction; returns how many rows went."""
+        with self._writer() as table:
+            return table.compact()
 
 
-def _schema(entry: Entry) -> Schema:
-    assert entry.schema is not None, "tables and arrays have one, as unpacking checked"
-    return entry.schema
+class TransactionTable(ReadTable, TransactionName):
+    """A table as its transaction has it: one's own changes included."""

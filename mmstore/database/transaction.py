@@ -14,14 +14,16 @@ from mmstore.catalog.entry import KIND_NAMES, Entry
 from mmstore.columns.schema import Schema
 from mmstore.database.keys import check_key, check_value, name_bytes
 from mmstore.database.mapping import TransactionKeyspace
+from mmstore.database.reader import State
 from mmstore.engine import commit
 from mmstore.engine.write import WriteState
 from mmstore.errors import ClosedError, SchemaError
 from mmstore.keyspace.index import Index
 
 if TYPE_CHECKING:
+    from mmstore.database.arrays import ArrayWriter
     from mmstore.database.database import Database
-    from mmstore.database.table import TableWriter
+    from mmstore.database.tablewriter import TableWriter
 
 __all__ = ["Transaction"]
 
@@ -38,6 +40,7 @@ class Transaction(TransactionKeyspace):
         self._database = database
         self.thread = threading.get_ident()
         """Who began it: close() ends it for this thread only."""
+        self._base: State | None = None
         self._write: WriteState | None = commit.begin(database.session, database.writer, timeout)
         try:
             self._ended = ""
@@ -79,6 +82,17 @@ class Transaction(TransactionKeyspace):
             raise ClosedError(f"this transaction {self._ended}; begin another one")
         return self._write
 
+    def base_state(self) -> State | None:
+        """The state that this transaction started from; None as long as it isn't published.
+
+        It is pinned by being the newest: no other writer can publish.
+        """
+        write = self.check_open()
+        session = self._database.session
+        if self._base is None and session.live.txn == write.base.txn:
+            self._base = State(session, write.base, pinned=True)
+        return self._base
+
     def close_inherited(self) -> None:
         """A child of a fork has no part in its parent's transaction."""
         self._write = None
@@ -106,7 +120,8 @@ class Transaction(TransactionKeyspace):
             raise TypeError(f"{name.decode()!r} is a {entry.kind_name}, not a {KIND_NAMES[kind]}; use another name")
         return entry
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def put(self, key: Any, value: Any) -> None:
+        """Set ``key`` to ``value``."""
         if type(key) is not bytes:
             key = check_key(key)
         if type(value) is not bytes:
@@ -115,6 +130,8 @@ class Transaction(TransactionKeyspace):
         if write is None:
             write = self.check_open()
         write.put(b"", key, value)
+
+    __setitem__ = put
 
     # --- what is in the store -----------------------------------------------------------------------
 
@@ -126,7 +143,7 @@ class Transaction(TransactionKeyspace):
         return TransactionKeyspace(self, name_bytes(name))
 
     def create_table(self, name: str, schema: Any, key: Any = None) -> TableWriter:
-        """Make a table; ValueError if the name is taken."""
+        """Make a table; see `Database.create_table`."""
         made = Schema.of(schema, key)
         write = self.check_open()
         self._free_name(write, name)
@@ -135,11 +152,32 @@ class Transaction(TransactionKeyspace):
 
     def table(self, name: str) -> TableWriter:
         """The table ``name``; KeyError if there is none."""
-        from mmstore.database.table import TableWriter
+        from mmstore.database.tablewriter import TableWriter
 
         if self._expect(self.check_open(), name_bytes(name), fmt.ENTRY_TABLE) is None:
             raise KeyError(name)
         return TableWriter(self, name_bytes(name))
+
+    def create_array(self, name: str, dtype: Any, shape: int | tuple[int, ...] = (0,)) -> ArrayWriter:
+        """Make an array; see `Database.create_array`."""
+        from mmstore.database.arrays import array_entry
+
+        length, entry = array_entry(dtype, shape)
+        write = self.check_open()
+        self._free_name(write, name)
+        write.create(name_bytes(name), entry)
+        made = self.array(name)
+        if length:
+            made.resize(length)
+        return made
+
+    def array(self, name: str) -> ArrayWriter:
+        """The array ``name``; KeyError if there is none."""
+        from mmstore.database.arrays import ArrayWriter
+
+        if self._expect(self.check_open(), name_bytes(name), fmt.ENTRY_ARRAY) is None:
+            raise KeyError(name)
+        return ArrayWriter(self, name_bytes(name))
 
     def drop(self, name: str) -> None:
         """Remove a keyspace, table or array with all it has; KeyError if there is none."""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from mmstore import format as fmt
 from mmstore.disk.backend import Backend, Filesystem
@@ -69,9 +70,11 @@ class Session:
         self.live = LivePage(self.store.live)
         self.pins = Pins(self.live, locks, self.published, backend.writable, backend)
         self.freelist = FreeList(self, self.needed, lambda: self.live.txn)
-        self.workspace = Workspace(self.store, self.freelist, identity.page_size, identity.seed)
+        self.workspace = self._new_workspace()
         self.log: Log | None = None
         self.spare_indexes: list[Index] = []
+        self.words: dict[Any, dict[bytes, int]] = {}
+        """The words of category columns, as `columns.words` has them, of states that were committed or are being."""
         self.disk_full = False
         """The file could not grow since the last transaction began."""
         self.closed = False
@@ -118,14 +121,20 @@ class Session:
     def forget(self) -> None:
         """A new session has begun: nothing known so far holds."""
         self._newest = None
-        self.freelist.forget()
-        self.workspace.reset()
+        self.discard()
 
     def discard(self) -> None:
-        """Drop what a transaction has left behind in memory; what it may be is not looked at."""
+        """Drop what a transaction has left behind in memory; what it may be is not looked at.
+
+        So nothing of it is kept and used again: an exception may have struck while it was being set up.
+        """
         self.freelist.forget()
-        self.workspace.reset()
+        self.workspace = self._new_workspace()
         self.spare_indexes.clear()
+        self.words.clear()
+
+    def _new_workspace(self) -> Workspace:
+        return Workspace(self.store, self.freelist, self.page_size, self.identity.seed)
 
     def follow(self, root: Root) -> None:
         """Map what other processes grew."""

@@ -7,19 +7,18 @@ pages and returns the new root, or in ``abort()``, which leaves no trace.  Every
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 from mmstore import format as fmt
+from mmstore.catalog import tables
 from mmstore.catalog.entry import Entry
-from mmstore.columns import rows as row_codec
-from mmstore.columns import sequence
 from mmstore.engine.operations import Operation, Operations
 from mmstore.engine.right import Right
 from mmstore.engine.session import Session
+from mmstore.engine.tables import TableChanges
 from mmstore.errors import CorruptError
 from mmstore.keyspace.descriptor import IndexDescriptor
 from mmstore.keyspace.index import Index
@@ -42,7 +41,7 @@ class _Mark:
     broken: BaseException | None
 
 
-class WriteState:
+class WriteState(TableChanges):
     """One transaction's changes.  The caller holds the writer lock; ``limit`` bytes of operations are kept."""
 
     def __init__(self, session: Session, base: Root, txn: int, limit: int, right: Right | None = None) -> None:
@@ -67,12 +66,6 @@ class WriteState:
         self._entries: dict[bytes, Entry] = {}
         self._dirty: set[bytes] = set()
         self._marks: list[_Mark] = []
-
-    @cached_property
-    def space(self) -> sequence.Space:
-        """Where columns take and place pages."""
-        freelist, store = self.session.freelist, self.session.store
-        return sequence.Space(self.session.page_size, store.read, self.txn, freelist.alloc, freelist.free, store.place)
 
     def _open(self, desc: IndexDescriptor) -> Index:
         """An index object for ``desc``, one of an earlier transaction's if there is any: they are costly to make."""
@@ -139,8 +132,7 @@ class WriteState:
             if index is None:
                 index = self._open(entry.index)
             index.clear()
-            for state in entry.sequences:
-                sequence.free(state, self.space)
+            tables.free(entry, self.space)
             self._entries.pop(name, None)
             self._dirty.discard(name)
             self._catalog.delete(name)
@@ -243,32 +235,6 @@ class WriteState:
                 if name:
                     self._dirty.add(name)
 
-    def append(self, name: bytes, count: int, buffers: Sequence[Any]) -> range:
-        """Append ``count`` rows to table ``name``, one buffer of new bytes for each column."""
-        entry = self.entry(name)
-        assert entry is not None
-        self._grows()
-        freelist = self.session.freelist
-        mark = freelist.mark()
-        try:
-            states = [
-                sequence.append(state, data, self.space) if len(data) else state
-                for state, data in zip(entry.sequences, buffers, strict=True)
-            ]
-        except BaseException:
-            freelist.rollback(mark)  # what the columns before the failed one took belongs to nobody
-            raise
-        freelist.release(mark)
-        with self._changing():
-            rows = range(entry.rows, entry.rows + count)
-            self._entries[name] = replace(entry, rows=rows.stop, sequences=tuple(states))
-            self._dirty.add(name)
-            if not self.operations.complete or sum(map(len, buffers)) > self.operations.limit:
-                self.operations.outgrow()  # without joining what would not be kept
-            else:
-                self.operations.add(fmt.OP_APPEND, name, count.to_bytes(8, "little"), b"".join(buffers))
-        return rows
-
     def apply(self, operation: Operation) -> None:
         """Replay one operation of the log."""
         code, name, key, value = operation
@@ -285,11 +251,7 @@ class WriteState:
         elif code == fmt.OP_DROP:
             self.drop(name)
         else:
-            entry = self.entry(name)
-            if entry is None or entry.schema is None:
-                raise CorruptError(f"the log appends rows to {name!r}, which is no table; restore a backup")
-            count = int.from_bytes(key, "little")
-            self.append(name, count, row_codec.split(entry.schema, count, value))
+            self.replay_table(operation)
 
     # --- savepoints ---------------------------------------------------------------------------------
 
@@ -318,6 +280,7 @@ class WriteState:
 
     def _roll_back(self, mark: _Mark) -> None:
         self._marks.pop()
+        self.session.words.clear()
         self.work.rollback(mark.work)
         self.operations.rollback(mark.operations)
         for name in [name for name in self._indexes if name not in mark.descriptors]:
@@ -385,5 +348,6 @@ class WriteState:
         if self._struck is not None:
             self.session.discard()
             return
+        self.session.words.clear()
         self.session.freelist.abort()
         self._close()

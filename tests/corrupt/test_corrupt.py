@@ -23,7 +23,7 @@ from mmstore.errors import Error
 from mmstore.pages.root import Header, Identity
 
 LONG = os.environ.get("MMSTORE_STRESS") == "long"
-TIMES = 5 if LONG else 0.5 if mmstore.compiled() else 0.2
+TIMES = 5 if LONG else 0.2 if mmstore.compiled() else 0.08
 SILENCE = 60.0  # seconds for one image, on a busy machine and uncompiled
 
 
@@ -49,7 +49,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, S
 
 def run(sample: Path, how: str, count: int) -> dict[str, int]:
     """Examine ``count`` damaged images in a child process; returns how often it went how."""
-    count = max(8, int(count * TIMES))
+    count = max(12, int(count * TIMES))
     # The same damage in each run, so that a run tells of the change and not of its luck; long runs look further.
     usual = random.randrange(1 << 32) if LONG else zlib.crc32(f"{sample.stem} {how}".encode())
     seed = int(os.environ.get("MMSTORE_SEED", usual))

@@ -20,6 +20,7 @@ from mmstore.database.database import Database
 from mmstore.disk.posix import PosixBackend
 from mmstore.pages.workspace import Workspace
 
+LONG = os.environ.get("MMSTORE_STRESS") == "long"
 SYNCS = ("sync_data", "sync_range", "sync_all")
 
 
@@ -202,7 +203,7 @@ def test_a_put_copies_at_most_four_pages(path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_buckets_are_well_filled(path: Path) -> None:
-    count = 1_000_000 if mmstore.compiled() and os.environ.get("MMSTORE_STRESS") == "long" else 60_000
+    count = 1_000_000 if LONG else 60_000 if mmstore.compiled() else 20_000
     with mmstore.open(path, durability="relaxed") as db:
         rng = np.random.default_rng(3)
         for _ in range(0, count, 20_000):
@@ -218,7 +219,7 @@ def test_buckets_are_well_filled(path: Path) -> None:
 
 
 def test_overwrites_of_a_fixed_set_of_keys_keep_the_file_small(path: Path) -> None:
-    rounds = 100_000 if mmstore.compiled() else 10_000
+    rounds = 1_000_000 if LONG else 50_000 if mmstore.compiled() else 5_000
     with mmstore.open(path, durability="relaxed") as db:
         keys = [b"key%d" % n for n in range(1000)]
         db.put_many(keys, keys)

@@ -18,7 +18,7 @@ from mmstore.database.database import Database
 from mmstore.errors import Error, SyncError
 from powercut import Bench, Content, Violation, laboratory, observe, options
 from simdisk import SimFilesystem
-from stage import ACTIONS, RING, Change, Stage
+from stage import ACTIONS, RING, Change, Stage, stride
 
 SYNCS = {"sync_data", "sync_all", "sync_range", "write_back"}
 
@@ -120,19 +120,19 @@ def test_each_sync_fails_in_turn(name: str) -> None:
     at, failed = 0, True
     while failed:
         with laboratory(at):
-            stage = Stage(at, images=2)
+            stage = Stage(at)
             try:
                 failed = fail(stage, action, before, at)
             finally:
                 stage.bench.shut()
-        at += 1
+        at += stride(name)
     assert at > 1 or name == "rolled back"
 
 
 def scene(at: int, prepare: Callable[[Stage], Database], strike: Callable[[Stage, Database], None]) -> bool:
     """A sync fails while one process is alone; then another comes."""
     with laboratory(at):
-        stage = Stage(at, images=2)
+        stage = Stage(at)
         bench = stage.bench
         try:
             bench.watching = False

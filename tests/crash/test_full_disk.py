@@ -7,9 +7,9 @@ import errno
 import pytest
 
 from mmstore.errors import DiskFullError
-from powercut import Bench, Violation, laboratory, observe, options
+from powercut import Bench, Violation, laboratory, observe, options, scaled
 from simdisk import SimFilesystem
-from stage import ACTIONS, RING, Change, Stage
+from stage import ACTIONS, RING, Change, Stage, stride
 
 ALLOCATIONS = {"allocate", "pwrite", "truncate", "create"}
 
@@ -81,7 +81,7 @@ def test_each_write_finds_no_room_in_turn(name: str, more: int) -> None:
                 struck = strike(stage, action, before, at, more)
             finally:
                 stage.bench.shut()
-        at += 1
+        at += stride(name)
     assert at > 2
 
 
@@ -134,7 +134,7 @@ def test_a_store_that_fills_its_disk_can_be_emptied_again(size: int, eager: bool
                 history.durable(index)
                 del rest[:batch]
                 batch *= 2
-                bench.watching = bench.judged < 150
+                bench.watching = bench.judged < scaled(50)
             assert observe(database) == content and not content.spaces[""]
             bench.watching = False
             for key in keys[: len(keys) // 2]:  # and there is room again, at the second attempt at the latest

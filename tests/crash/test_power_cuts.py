@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from powercut import Bench, laboratory, scaled
+from powercut import SCALE, Bench, laboratory, scaled
 from scenario import Scenario
 
-ACTIONS = 25
+ACTIONS = 25 if SCALE >= 1 else 12
 
 
 def run(
@@ -31,26 +31,26 @@ def run(
     return bench
 
 
-@pytest.mark.parametrize("seed", range(scaled(4)))
+@pytest.mark.parametrize("seed", range(scaled(2)))
 def test_one_process(seed: int) -> None:
     run(seed)
 
 
-@pytest.mark.parametrize("seed", range(100, 100 + scaled(4)))
+@pytest.mark.parametrize("seed", range(100, 100 + scaled(2)))
 def test_several_processes(seed: int) -> None:
     run(seed, processes=3)
 
 
-@pytest.mark.parametrize("seed", range(200, 200 + scaled(3)))
+@pytest.mark.parametrize("seed", range(200, 200 + scaled(1.5)))
 def test_relaxed_commits_are_lost_as_a_suffix_only(seed: int) -> None:
     run(seed, processes=2, durability=("relaxed",))
 
 
-@pytest.mark.parametrize("seed", range(300, 300 + scaled(2)))
+@pytest.mark.parametrize("seed", range(300, 300 + scaled(1)))
 def test_a_relaxed_process_among_others(seed: int) -> None:
     run(seed, processes=3, durability=("full", "relaxed"))
 
 
-@pytest.mark.parametrize("seed", range(400, 400 + scaled(2)))
+@pytest.mark.parametrize("seed", range(400, 400 + scaled(1)))
 def test_commits_of_others_while_one_makes_a_checkpoint(seed: int) -> None:
     run(seed, processes=3, meddling=0.3, weights={"checkpoint": 12})

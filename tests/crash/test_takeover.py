@@ -14,7 +14,7 @@ import pytest
 from mmstore.database.database import Database
 from mortal import Life, MortalFilesystem, stores_are_instants
 from powercut import laboratory, options, scaled
-from stage import ACTIONS, RING, Change, Stage, checkpoint, large, small
+from stage import ACTIONS, RING, Change, Stage, checkpoint, large, small, stride
 
 
 def play(stage: Stage, action: Change, before: int, at: int | None, torn: bool) -> int | None:
@@ -46,7 +46,7 @@ def test_death_at_every_instant(name: str, durability: str) -> None:
             finally:
                 stage.bench.shut()
             images += stage.bench.judged
-        at = None if died is None else at + (5 if name == "filling" else 1)
+        at = None if died is None else at + stride(name)
     assert images > 50
 
 
@@ -110,7 +110,7 @@ def test_death_of_one_who_is_alone(scene: Callable[[Stage, int, bool, Change], b
     at, died = 0, True
     while died:
         with laboratory(at), stores_are_instants():
-            stage = Stage(at, images=2)
+            stage = Stage(at)
             try:
                 died = scene(stage, at, at % 2 == 1, last)
                 stage.bench.watching = True
@@ -123,7 +123,7 @@ def test_death_of_one_who_is_alone(scene: Callable[[Stage, int, bool, Change], b
     assert at > 5
 
 
-@pytest.mark.parametrize("seed", range(scaled(30)))
+@pytest.mark.parametrize("seed", range(scaled(16)))
 def test_one_after_the_other_dies(seed: int) -> None:
     """Also while it finishes what the one before had left."""
     rng = random.Random(seed)

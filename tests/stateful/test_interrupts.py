@@ -48,6 +48,18 @@ def strikes() -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
+@pytest.fixture(scope="module")
+def imported() -> None:
+    """What is imported late is there: the interpreter itself doesn't survive every strike in an import."""
+    state: State = {}, {}, {}
+    rng = random.Random(1)
+    with mmstore.open(":memory:") as db:
+        for _ in range(100):
+            call, state = change(db, state, rng)
+            call()
+        assert state_of(db) == state and all(state) and db.check() == []
+
+
 def state_of(db: Database) -> State:
     with db.snapshot() as snapshot:
         spaces = {name: dict(snapshot.keyspace(name)) for name in snapshot.keyspaces()}
@@ -111,7 +123,7 @@ def change(db: Database, state: State, rng: random.Random) -> tuple[Callable[[],
 @pytest.mark.filterwarnings("ignore:a transaction of:ResourceWarning")  # dropped where it was struck
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a strike inside a finalizer
 @pytest.mark.parametrize("durability", ["relaxed", "full"])
-def test_strikes_at_any_moment(path: Path, durability: str, strikes: None) -> None:
+def test_strikes_at_any_moment(path: Path, durability: str, imported: None, strikes: None) -> None:
     seed = int(os.environ.get("MMSTORE_SEED", random.randrange(1 << 32)))
     print(f"MMSTORE_SEED={seed}")
     rng = random.Random(seed)

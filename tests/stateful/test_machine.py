@@ -28,7 +28,7 @@ from mmstore.database.database import Database
 from mmstore.database.snapshot import Snapshot
 
 LONG = os.environ.get("MMSTORE_STRESS") == "long"
-EXAMPLES = 600 if LONG else 30 if mmstore.compiled() else 12
+EXAMPLES = 600 if LONG else 15 if mmstore.compiled() else 5
 STEPS = 80 if LONG else 40
 
 NAMES = ["", "users", "orders", "t0", "t1"]

@@ -1,0 +1,93 @@
+"""Rows by number and by key: what users give, checked and made into int64."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from mmstore.columns import convert, keys, types
+from mmstore.columns.batch import Array, Parts
+from mmstore.columns.schema import Column
+from mmstore.database.rows import TableState
+from mmstore.errors import SchemaError
+
+__all__ = ["row_numbers", "rows_of_keys"]
+
+
+def row_numbers(rows: Any, total: int) -> Array:
+    """Row numbers in [0, total) of numbers (negative ones from the end), a mask, a slice or a range.
+
+    Raises IndexError for a row that isn't there, TypeError for what is no row.
+    """
+    if isinstance(rows, slice):
+        return np.arange(*rows.indices(total))
+    if isinstance(rows, range):
+        found = np.arange(rows.start, rows.stop, rows.step)
+    else:
+        found = np.asarray(rows)
+        if found.dtype.kind == "b":
+            if found.shape != (total,):
+                raise IndexError(f"expected a mask of {total:,} rows, found one of shape {found.shape}")
+            return np.flatnonzero(found)
+        if found.ndim == 0:
+            found = found.reshape(1)
+        if not found.size:
+            return np.zeros(0, np.int64)
+        if found.dtype.kind not in "iu" or found.ndim != 1:
+            raise TypeError(f"expected row numbers or a mask, found an array of {found.dtype} and shape {found.shape}")
+    if not len(found):
+        return np.zeros(0, np.int64)
+    low, high = int(found.min()), int(found.max())
+    if low < -total or high >= total:
+        raise IndexError(f"row {low if low < -total else high} of {total:,}")
+    found = found.astype(np.int64)
+    return np.where(found < 0, found + total, found) if low < 0 else found
+
+
+def rows_of_keys(table: TableState, given: Any) -> Array:
+    """The row numbers of keys, -1 where there is none.  Raises `SchemaError`."""
+    columns = table.key_columns
+    if not columns:
+        raise SchemaError("the table has no key; make it with key=..., or look through it with scan()")
+    if isinstance(given, Mapping):
+        values = [given[column.name] for column in columns]
+    elif len(columns) == 1:
+        values = [given]
+    elif isinstance(given, tuple) and len(given) == len(columns):
+        values = list(given)
+    else:
+        names = ", ".join(column.name for column in columns)
+        raise SchemaError(f"the key has the columns {names}; give a tuple or a dict of {len(columns)} lists or arrays")
+    pairs = [_asked(column, one) for column, one in zip(columns, values, strict=True)]
+    if len({n for n, _, _ in pairs}) != 1:
+        raise SchemaError(f"expected equally many values for each key column, found {[n for n, _, _ in pairs]}")
+    wide = [column for column, _ in (made for _, made, _ in pairs)]
+    data, offsets = keys.pack(wide, [parts for _, (_, parts), _ in pairs])
+    rows = table.gather(data, offsets)
+    for _, _, impossible in pairs:
+        if impossible is not None:
+            rows[impossible] = -1
+    return rows
+
+
+def _asked(column: Column, values: Any) -> tuple[int, tuple[Column, Parts], Array | None]:
+    """(how many, (column that is wide enough for any key asked for, parts), which can't be in the table)."""
+    kind = column.kind
+    impossible = None
+    if kind.dtype.kind == "S":
+        kind = types.resolve(column.name, types.BINARY)
+    elif kind.dtype.kind in "iu" and not kind.arrow and kind.layout == types.FIXED:
+        kind = replace(kind, dtype=np.dtype("<i8" if kind.dtype.kind == "i" else "<u8"))
+        if isinstance(values, list | tuple | range):
+            values = np.asarray(values) if len(values) else np.zeros(0, kind.dtype)
+        if isinstance(values, np.ndarray) and values.dtype.kind in "iu" and len(values):
+            info = np.iinfo(column.dtype)
+            if int(values.min()) < info.min or int(values.max()) > info.max:
+                impossible = (values < info.min) | (values > info.max)
+                values = np.where(impossible, 0, values)
+    wide = replace(column, kind=kind)
+    n, parts = convert.column_parts(wide, values)
+    return n, (wide, parts), impossible
