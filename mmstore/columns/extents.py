@@ -130,6 +130,8 @@ class Space(Source):
 
     words: dict[Any, dict[bytes, int]] = field(default_factory=dict)
     """What `words` knows; the transaction's, or its handle's."""
+    tails: dict[tuple[int, int], Any] = field(default_factory=dict)
+    """(length, checksum) of a tail -> the running hash that came to it; likewise."""
 
     def keeping(self) -> tuple[Space, Callable[[], None]]:
         """This space, but what is freed through it can be read until the function behind it was called."""

@@ -60,7 +60,7 @@ class State:
         self.main = self.open(IndexDescriptor.unpack(root.main))
         self._catalog: Tree | None = None
         self._trees: dict[bytes, Tree | None] = {b"": self.main}
-        self._entries: dict[bytes, Entry | None] = {}
+        self._entries: dict[bytes, Entry | None] = dict(session.known(root))
 
     def open(self, desc: IndexDescriptor) -> Tree:
         """The index that an entry of this state describes."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from mmstore import format as fmt
+from mmstore.catalog.entry import Entry
 from mmstore.disk.backend import Backend, Filesystem
 from mmstore.disk.locks import FileLocks
 from mmstore.disk.log import Log, aside_path
@@ -29,6 +30,8 @@ from mmstore.pages.root import Identity, Root
 from mmstore.pages.workspace import Workspace
 
 __all__ = ["Options", "Session"]
+
+_KNOWN = 64  # entries that are kept from one transaction to the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,8 @@ class Session:
         self.spare_indexes: list[Index] = []
         self.words: dict[Any, dict[bytes, int]] = {}
         """The words of category columns, as `columns.words` has them, of states that were committed or are being."""
+        self.tails: dict[tuple[int, int], Any] = {}
+        """Running hashes of the ends of columns, as `columns.sequence` has them; true whatever becomes of a transaction."""
         self.disk_full = False
         """The file could not grow since the last transaction began."""
         self.closed = False
@@ -83,6 +88,7 @@ class Session:
         """Whether its files are closed, too."""
         self._prepared = False
         self._newest: Root | None = None
+        self._known: tuple[Root | None, dict[bytes, Entry]] = (None, {})
         self.checkpointing = threading.Lock()
         self.background: threading.Thread | None = None
         self.background_error: Exception | None = None
@@ -118,6 +124,15 @@ class Session:
         """``root`` was just published by this handle."""
         self._newest = root
 
+    def know(self, root: Root, entries: dict[bytes, Entry]) -> None:
+        """This handle has built `root`, and these entries of its catalog need not be read again."""
+        self._known = (root, entries if len(entries) <= _KNOWN else {})
+
+    def known(self, root: Root) -> Mapping[bytes, Entry]:
+        """What `know` was told of this very root."""
+        about, entries = self._known
+        return entries if about is root else {}
+
     def forget(self) -> None:
         """A new session has begun: nothing known so far holds."""
         self._newest = None
@@ -132,6 +147,7 @@ class Session:
         self.workspace = self._new_workspace()
         self.spare_indexes.clear()
         self.words.clear()
+        self.tails.clear()
 
     def _new_workspace(self) -> Workspace:
         return Workspace(self.store, self.freelist, self.page_size, self.identity.seed)

@@ -72,6 +72,7 @@ class TableChanges:
             store.place,
             savepoints=lambda: bool(self._marks),
             words=self.session.words,
+            tails=self.session.tails,
         )
 
     def _table(self, name: bytes) -> Entry:

@@ -63,7 +63,7 @@ class WriteState(TableChanges):
         self._struck: BaseException | None = None
         self._opened_catalog: Index | None = None
         self._indexes = {b"": self._open(IndexDescriptor.unpack(base.main))}
-        self._entries: dict[bytes, Entry] = {}
+        self._entries = dict(session.known(base))
         self._dirty: set[bytes] = set()
         self._marks: list[_Mark] = []
 
@@ -303,6 +303,10 @@ class WriteState(TableChanges):
             self.work.release(mark.work)
 
     # --- the end ------------------------------------------------------------------------------------
+
+    def known_as(self, root: Root) -> None:
+        """What was built is `root`, as readers and the next transaction will meet it."""
+        self.session.know(root, self._entries)
 
     @property
     def changed(self) -> bool:
