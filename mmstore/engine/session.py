@@ -73,7 +73,7 @@ class Session:
         self.workspace = self._new_workspace()
         self.log: Log | None = None
         self.spare_indexes: list[Index] = []
-        self.words: dict[Any, dict[bytes, int]] = {}
+        self.words: dict[int, Any] = {}
         """The words of category columns, as `columns.words` has them, of states that were committed or are being."""
         self.disk_full = False
         """The file could not grow since the last transaction began."""
