@@ -35,7 +35,8 @@ def pack(columns: Sequence[Column], batch: Sequence[Parts]) -> tuple[Array, Arra
     pieces = [_one(column, parts) for column, parts in zip(columns, batch, strict=True)]
     if len(pieces) == 1:
         data, starts, lengths = pieces[0]
-        if np.array_equal(starts[1:], starts[:-1] + lengths[:-1]) and (not len(starts) or starts[0] == 0):
+        ends = starts + lengths
+        if not len(starts) or (starts[0] == 0 and ends[-1] == len(data) and np.array_equal(starts[1:], ends[:-1])):
             offsets = np.concatenate([starts, [len(data)]])  # they lie so already
         else:
             offsets = _ends(lengths)

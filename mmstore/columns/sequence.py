@@ -49,6 +49,7 @@ __all__ = [
     "free",
     "own_tail",
     "read",
+    "require",
     "sums",
     "truncate",
     "unpack",
@@ -167,6 +168,12 @@ def verify(state: Sequence, source: Source, first: int = 0) -> Iterator[CorruptE
             check_block(state, source, start, min(start + fmt.BLOCK_SIZE, state.length), expected)
         except CorruptError as error:
             yield error
+
+
+def require(state: Sequence, source: Source, start: int = 0) -> None:
+    """Raise what is wrong with the blocks from byte `start` on: whoever writes them anew must not seal damage."""
+    for error in verify(state, source, start // fmt.BLOCK_SIZE):
+        raise error
 
 
 def check_block(state: Sequence, source: Source, start: int, stop: int, expected: int) -> Any:

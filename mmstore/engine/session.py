@@ -76,7 +76,7 @@ class Session:
         self.workspace = self._new_workspace()
         self.log: Log | None = None
         self.spare_indexes: list[Index] = []
-        self.words: dict[Any, dict[bytes, int]] = {}
+        self.words: dict[int, Any] = {}
         """The words of category columns, as `columns.words` has them, of states that were committed or are being."""
         self.tails: dict[tuple[int, int], Any] = {}
         """Running hashes of the ends of columns, as `columns.sequence` has them; true whatever becomes of a transaction."""
