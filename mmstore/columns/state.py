@@ -169,6 +169,8 @@ def take(kind: Kind, state: ColumnState, source: Source, rows: Array) -> Parts:
 
 def append(kind: Kind, state: ColumnState, before: int, rows: int, parts: Parts, space: Space) -> ColumnState:
     """The column of `before` rows with `rows` more.  Raises as `sequence.append`."""
+    if not rows:
+        return state  # not even the 0 with which offsets begin
     found = dict(zip(kind.parts, state.parts, strict=True))
     if kind.layout == CATEGORY:
         parts, found["word_offsets"], found["words"] = codes_of(parts, found["word_offsets"], found["words"], space)

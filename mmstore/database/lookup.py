@@ -99,6 +99,12 @@ def _asked(column: Column, values: Any) -> tuple[int, tuple[Column, Parts], Arra
             if int(values.min()) < info.min or int(values.max()) > info.max:
                 impossible = ((values < info.min) | (values > info.max)).astype(np.bool_)
                 values = np.where(impossible, 0, values)
+    elif kind.dtype.kind == "U":
+        if isinstance(values, list | tuple) and all(isinstance(one, str) for one in values):
+            values = np.array(values, "U")
+        if isinstance(values, np.ndarray) and values.dtype.kind == "U" and values.dtype.itemsize > kind.dtype.itemsize:
+            impossible = np.char.str_len(values) > kind.dtype.itemsize // 4
+            values = np.where(impossible, "", values)
     wide = replace(column, kind=kind)
     n, parts = convert.column_parts(wide, values)
     return n, (wide, parts), impossible
