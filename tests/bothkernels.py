@@ -56,6 +56,8 @@ class Kernels:
         self.hashing = load(f"{name}.kernels.hashing")
         self.bucket = load(f"{name}.kernels.bucket")
         self.packed = load(f"{name}.kernels.packed")
+        self.strings = load(f"{name}.kernels.strings")
+        self.extremes = load(f"{name}.kernels.extremes").extremes
         self.tree = load(f"{name}.kernels.tree")
         self.Tree = self.tree.Tree
         self.Index = load(f"{name}.keyspace.index").Index

@@ -421,6 +421,9 @@ class SimBackend:
     def write_back(self, off: int, n: int) -> None:
         self._fs.step("write_back", self.name, off, n)
 
+    def start_writing(self, off: int, n: int) -> None:
+        """Nothing to do: what isn't synced may be on the disk at any time, or not."""
+
     @_alone
     def sync_range(self, off: int, n: int) -> None:
         self._fs.step("sync_range", self.name, off, n)

@@ -137,7 +137,7 @@ def unpack(buffer: Buffer, offset: int, page_size: int, pages: int) -> tuple[Seq
     sums_length = length // fmt.BLOCK_SIZE * SUM_SIZE
     runs = extents.unpack(bytes(buffer[offset:middle]), length + (bits > 0), page_size, pages)
     sums_runs = extents.unpack(bytes(buffer[middle:end]), sums_length, page_size, pages)
-    if head["high"] < length:
+    if head["high"] < length or (bits and head["high"] > length):  # the byte of the last bits is the state's own
         raise CorruptError(f"a sequence of {length} bytes claims to have had {head['high']} at most")
     return Sequence(length, head["high"], head["tail_checksum"], runs, sums_runs, bits, last), end
 

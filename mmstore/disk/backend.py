@@ -13,6 +13,7 @@ Promises that each implementation makes:
   ``sync_all``; a name after ``sync_dir``.  A sync that fails raises ``OSError`` once: the system may
   forget it then, so nobody may ask again and believe the answer (I7).
 - ``write_back`` starts and awaits writing without promising anything; its failure is a failed sync.
+- ``start_writing`` is a hint that awaits nothing and never fails; what goes wrong is a failure of the next sync.
 - no descriptor survives ``exec``.
 """
 
@@ -57,6 +58,9 @@ class Backend(Protocol):
 
     def write_back(self, off: int, n: int) -> None:
         """Have the bytes [off, off + n) written and wait for it; promises no durability."""
+
+    def start_writing(self, off: int, n: int) -> None:
+        """Have the disk begin to write the bytes [off, off + n), which won't change soon."""
 
     def sync_range(self, off: int, n: int) -> None:
         """Make the bytes [off, off + n) durable, and nothing else if possible."""

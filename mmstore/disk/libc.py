@@ -40,6 +40,7 @@ ADVICE_DONTNEED: Final = 4
 _MS_SYNC: Final = 4 if LINUX else 0x10
 _KEEP_SIZE_AND_PUNCH: Final = 0x01 | 0x02
 _RENAME_NOREPLACE: Final = 1
+_RANGE_WRITE: Final = 2
 _RANGE_WAIT_WRITE_WAIT: Final = 1 | 2 | 4
 _FUTEX_WAIT: Final = 0
 _FUTEX_WAKE: Final = 1
@@ -166,6 +167,12 @@ def write_range(fd: int, off: int, n: int) -> bool:
         if code != errno.EINTR:
             raise _error(f"sync_file_range of {n} bytes")
     return True
+
+
+def start_range(fd: int, off: int, n: int) -> None:
+    """sync_file_range: begin to write the dirty pages of [off, off + n); a hint, its failures show at the next sync."""
+    if _sync_file_range is not None:
+        _sync_file_range(fd, off, n, _RANGE_WRITE)
 
 
 def rename_exclusive(source: str, target: str) -> bool:

@@ -41,6 +41,9 @@ class MemoryBackend(PosixBackend):
     def write_back(self, off: int, n: int) -> None:
         pass
 
+    def start_writing(self, off: int, n: int) -> None:
+        pass
+
     def sync_range(self, off: int, n: int) -> None:
         pass
 

@@ -114,6 +114,9 @@ class PosixBackend:
         if n > 0 and not libc.write_range(self._fd, off, n):
             self.sync_range(off, n)
 
+    def start_writing(self, off: int, n: int) -> None:
+        libc.start_range(self._fd, off, n)
+
     # --- durability ---
 
     def sync_range(self, off: int, n: int) -> None:

@@ -31,6 +31,7 @@ from mmstore.format import FIXED_SIZE, HEADER_AT, IDENTITY_AT, LIVE_AT, LIVE_SIZ
 
 _SMALLEST_STEP: Final = 1 << 20
 _LARGEST_STEP: Final = 1 << 30
+_BULK: Final = 256 << 10
 _offset: Final[Callable[[tuple[int, Buffer]], int]] = itemgetter(0)
 
 
@@ -194,7 +195,7 @@ class StoreFile:
             self._place_by_pwrite(ordered)
 
     def _place_by_pwrite(self, ordered: Sequence[tuple[int, Buffer]]) -> None:
-        pwrite = self.backend.pwrite
+        pwrite = self._pwrite
         joined: list[Buffer] = []
         start = stop = 0
         for off, data in ordered:
@@ -214,6 +215,13 @@ class StoreFile:
                 joined, data = [], flat[start - off :]
             joined.append(data)
         pwrite(joined[0] if len(joined) == 1 else b"".join(joined), start)
+
+    def _pwrite(self, data: Buffer, off: int) -> None:
+        """Write; of bulk the disk begins at once, so that it has little left to do when the commit waits for it."""
+        self.backend.pwrite(data, off)
+        n = _nbytes(data)
+        if n >= _BULK:
+            self.backend.start_writing(off, n)
 
     def place_by_memcpy(self, runs: Iterable[tuple[int, Buffer]]) -> None:
         """``place`` by stores to a writable mapping."""

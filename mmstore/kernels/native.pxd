@@ -3,7 +3,7 @@
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.list cimport PyList_GET_ITEM
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memmove, memset
 
 cdef enum:
@@ -31,6 +31,11 @@ cdef extern from "native.h" nogil:
 
 cdef extern from "columns.h" nogil:
     int64_t check_offsets "mms_check_offsets" (const int64_t *offsets, int64_t n, int64_t limit) noexcept
+    int64_t check_codes "mms_check_codes" (const int32_t *codes, int64_t n, int64_t count) noexcept
+    int64_t check_utf8 "mms_check_utf8" (const unsigned char *data, const int64_t *offsets, int64_t n) noexcept
+    int64_t copy_slices "mms_copy_slices" (const unsigned char *source, int64_t size, const int64_t *starts, const int64_t *offsets, int64_t n, unsigned char *out, int64_t room) noexcept
+    int64_t copy_views "mms_copy_views" (const unsigned char *views, const uint64_t *buffers, const uint64_t *sizes, int64_t n_buffers, const int64_t *offsets, int64_t n, unsigned char *out, int64_t room) noexcept
+    int64_t extremes "mms_extremes" (const unsigned char *values, int64_t n, int kind, unsigned char *ends) noexcept
 
 
 cdef inline void store8(unsigned char *p, size_t at, uint8_t x) noexcept nogil:
@@ -84,6 +89,17 @@ cdef inline uint32_t *halves(uint32_t[::1] array) noexcept:
 
 cdef inline const int64_t *longs(const int64_t[::1] view) noexcept:
     return &view[0] if view.shape[0] else NULL
+
+
+cdef inline const int32_t *ints(const int32_t[::1] view) noexcept:
+    return &view[0] if view.shape[0] else NULL
+
+
+cdef inline const uint64_t *addresses(list buffers, uint64_t[::1] room) except? NULL:
+    cdef Py_ssize_t i
+    for i in range(len(buffers)):
+        room[i] = <uint64_t> <size_t> address(buffers[i])
+    return words(room)
 
 
 cdef inline const unsigned char *part(const unsigned char *p, size_t at, size_t n) noexcept nogil:

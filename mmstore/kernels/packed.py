@@ -41,12 +41,13 @@ def room(buffer: Any, size: int, what: str) -> Any:
 def numbers(buffer: Any, kinds: str = "lq", size: int = 8) -> Any:
     """A buffer of int64, or other integers of these formats and this size, as a memoryview; ValueError else."""
     view = memoryview(buffer)
-    if view.format not in [*kinds] or view.itemsize != size or view.ndim != 1 or not view.c_contiguous:
+    kind: Any = view.format.removeprefix("=")  # numpy's sign for what is not aligned
+    if kind not in [*kinds] or view.itemsize != size or view.ndim != 1 or not view.c_contiguous:
         raise ValueError(
             f"expected one dimension of contiguous int{8 * size}, found format {view.format} and shape {view.shape}; "
-            f"use np.ascontiguousarray(x, np.int{8 * size})"
+            f"use x.astype(np.int{8 * size})"
         )
-    return view
+    return view.cast("B").cast(kind) if kind != view.format and view.nbytes else view
 
 
 def check_offsets(offsets: Any, limit: int) -> int:

@@ -20,12 +20,19 @@ from xxhash import xxh3_64_intdigest
 __all__ = [
     "COMPILED",
     "address",
+    "addresses",
+    "check_codes",
     "check_offsets",
+    "check_utf8",
     "clear",
     "content",
+    "copy_slices",
+    "copy_views",
     "equal",
+    "extremes",
     "fold64",
     "halves",
+    "ints",
     "load16",
     "load32",
     "load64",
@@ -145,6 +152,16 @@ def longs(numbers: array[int] | memoryview[int]) -> Buffer:
     return memoryview(numbers)
 
 
+def ints(numbers: memoryview[int]) -> Buffer:
+    """A read-only buffer of int32 as something to index."""
+    return numbers
+
+
+def addresses(buffers: list[Any], room: array[int]) -> Any:
+    """Where these buffers are, an array("Q") with room for as many; the caller keeps them alive."""
+    return buffers
+
+
 def part(buffer: Buffer, at: int, n: int) -> Buffer:
     """The bytes [at, at + n) in place: a page of a mapping."""
     return buffer[at : at + n]
@@ -189,4 +206,89 @@ def check_offsets(offsets: Buffer, n: int, limit: int) -> int:
     numbers = np.frombuffer(offsets, np.int64, n)
     bad = (numbers < 0) | (numbers > limit)
     bad[1:] |= numbers[1:] < numbers[:-1]
+    return _first(bad)
+
+
+def check_codes(codes: Buffer, n: int, count: int) -> int:
+    """The first of n codes that is not in [0, count); -1 if all are."""
+    numbers = np.frombuffer(codes, np.int32, n)
+    return _first((numbers < 0) | (numbers >= count))
+
+
+def check_utf8(data: Buffer, offsets: Buffer, n: int) -> int:
+    """The first of n rows that is not UTF-8 by itself, -1 if all are; the offsets have been checked."""
+    first, last = offsets[0], offsets[n]
+    at = last
+    text = bytes(data[first:last])
+    if text.isascii():
+        return -1
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        at = first + error.start
+    starts = np.frombuffer(offsets, np.int64, n)
+    starts = starts[(starts > first) & (starts < at)]
+    cut = np.frombuffer(text, np.uint8)[starts - first] & 0xC0 == 0x80
+    if cut.any():  # a row begins inside a code point: the row of the byte before ends too soon
+        at = int(starts[cut.argmax()]) - 1
+    elif at == last:
+        return -1
+    return int(np.searchsorted(np.frombuffer(offsets, np.int64, n + 1), at, "right")) - 1
+
+
+def copy_slices(source: Buffer, size: int, starts: Buffer, offsets: Buffer, n: int, out: Buffer, room: int) -> int:
+    """Copies n slices of source to where offsets say; returns -1, or the first that is out of bounds."""
+    place, length = _places(offsets, n)
+    begin = np.frombuffer(starts, np.int64, n)
+    bad = (place < 0) | (length < 0) | (place + length > room)
+    bad |= (length > 0) & ((begin < 0) | (length > size) | (begin > size - length))
+    wrong = _first(bad)
+    good = slice(n if wrong < 0 else wrong)
+    _scatter(source, begin[good], out, place[good], length[good])
+    return wrong
+
+
+def copy_views(
+    views: Buffer, buffers: list[Any], sizes: Buffer, n_buffers: int, offsets: Buffer, n: int, out: Buffer, room: int
+) -> int:
+    """The same of n Arrow string views."""
+    place, length = _places(offsets, n)
+    view = np.frombuffer(views, np.int32, 4 * n).reshape(n, 4).astype(np.int64)
+    limits = np.array([*sizes[:n_buffers], 0], np.int64)
+    long = (length > 12) & (view[:, 0] == length)
+    known = (view[:, 2] >= 0) & (view[:, 2] < n_buffers)
+    limit = limits[np.where(known, view[:, 2], n_buffers)]
+    bad = (place < 0) | (length < 0) | (place + length > room)
+    bad |= (length > 0) & (view[:, 0] != length)
+    bad |= long & (~known | (view[:, 3] < 0) | (view[:, 3] + length > limit))
+    wrong = _first(bad)
+    rows = np.arange(n if wrong < 0 else wrong)
+    short = rows[~long[rows]]
+    _scatter(views, 16 * short + 4, out, place[short], length[short])
+    for number in range(n_buffers):
+        here = rows[long[rows] & (view[rows, 2] == number)]
+        _scatter(buffers[number], view[here, 3], out, place[here], length[here])
+    return wrong
+
+
+def extremes(values: Buffer, n: int, kind: int, ends: Buffer) -> int:
+    """-1: uncompiled, there is no loop of our own over this type."""
+    return -1
+
+
+def _first(bad: Any) -> int:
     return int(bad.argmax()) if bad.any() else -1
+
+
+def _places(offsets: Buffer, n: int) -> tuple[Any, Any]:
+    """Where each of n slices goes, and its length; one that would wrap is of length -1."""
+    place = np.frombuffer(offsets, np.int64, n + 1)
+    falls = (place[:-1] < 0) | (place[1:] < place[:-1])
+    return place[:-1], np.where(falls, -1, place[1:] - place[:-1])
+
+
+def _scatter(source: Buffer, starts: Any, out: Buffer, places: Any, lengths: Any) -> None:
+    """Copy slices, all of them in bounds."""
+    step = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    to = np.frombuffer(out, np.uint8)
+    to[np.repeat(places, lengths) + step] = np.frombuffer(source, np.uint8)[np.repeat(starts, lengths) + step]

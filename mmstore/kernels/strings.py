@@ -1,56 +1,107 @@
-"""placeholder"""
+"""Strings in columns: an int64 offset for each row and one more, and the bytes of all rows one behind the other.
+
+That is Arrow's large layout (``packed`` has its picture).  Here rows are gathered into it, from anywhere or from
+Arrow's string views, and what came from outside is checked.  Functions that check return -1, or the number of the
+first row that is wrong: saying so in the user's words is the caller's business.  A null row is an empty one.
+"""
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 
-def copy_slices(source: Any, starts: Any, out_offsets: Any, out: Any) -> int:
-    size = len(source)
-    ends = out_offsets.tolist()
-    for i, start in enumerate(starts.tolist()):
-        n = ends[i + 1] - ends[i]
-        if start < 0 or n < 0 or start + n > size:
-            return i
-        out[ends[i] : ends[i + 1]] = source[start : start + n]
-    return -1
+from mmstore.kernels import packed, raw
+
+__all__ = ["check_codes", "check_offsets", "check_utf8", "copy_slices", "copy_views", "view_lengths"]
+
+VIEW = 16  # bytes of a string view
+MOST_CODES = 1 << 31
 
 
 def check_offsets(offsets: Any, limit: int) -> int:
-    if offsets[0] < 0:
-        return 0
-    wrong = (offsets[1:] < offsets[:-1]).nonzero()[0]
-    if len(wrong):
-        return int(wrong[0]) + 1
-    return -1 if offsets[-1] <= limit else len(offsets) - 1
+    """-1 if the int64 ``offsets`` ascend within [0, limit], else the first that doesn't; 0 if there are none."""
+    return packed.check_offsets(offsets, limit)
 
 
 def check_utf8(data: Any, offsets: Any) -> int:
-    raw = bytes(data)
-    ends = offsets.tolist()
-    for i in range(len(ends) - 1):
-        try:
-            raw[ends[i] : ends[i + 1]].decode()
-        except UnicodeDecodeError:
-            return i
-    return -1
+    """-1 if each row ``data[offsets[i]:offsets[i + 1]]`` is UTF-8 by itself, else the first that isn't.
+
+    Raises ValueError where offsets leave ``data`` or fall.
+    """
+    text = packed.flat(data)
+    places = packed.numbers(offsets)
+    size = len(text)
+    wrong = packed.check_offsets(places, size)
+    if wrong >= 0:
+        raise ValueError(f"expected ascending offsets in [0, {size}], and at least one; number {wrong} isn't")
+    return raw.check_utf8(raw.address(text), raw.longs(places), len(places) - 1)
 
 
 def check_codes(codes: Any, count: int) -> int:
-    wrong = ((codes < 0) | (codes >= count)).nonzero()[0]
-    return int(wrong[0]) if len(wrong) else -1
+    """-1 if each of the int32 ``codes`` is in [0, count), else the first that isn't."""
+    numbers = packed.numbers(codes, "il", 4)
+    return raw.check_codes(raw.ints(numbers), len(numbers), max(0, min(count, MOST_CODES)))
 
 
-def copy_views(views: Any, buffers: Any, out_offsets: Any, out: Any) -> int:
-    words = views.view("<i4").reshape(-1, 4).tolist()
-    raw = views.tobytes()
-    ends = out_offsets.tolist()
-    for i, (n, _, which, at) in enumerate(words):
-        if n <= 12:
-            out[ends[i] : ends[i + 1]] = memoryview(raw[16 * i + 4 : 16 * i + 4 + n])
-        else:
-            piece = memoryview(buffers[which])[at : at + n]
-            if len(piece) != n:
-                return i
-            out[ends[i] : ends[i + 1]] = piece
-    return -1
+def copy_slices(source: Any, starts: Any, out_offsets: Any, out: Any) -> int:
+    """Copy ``source[starts[i]:]`` to ``out[out_offsets[i]:out_offsets[i + 1]]``, for all i; int64 and int64.
+
+    Returns -1, or the first i whose slice leaves ``source`` or ``out``; those before it have been copied, and what
+    follows in ``out`` may be changed.  An empty slice may start anywhere.
+    """
+    n, places, room = _target(out_offsets, out)
+    begin = packed.numbers(starts)
+    if len(begin) != n:
+        raise ValueError(f"expected {n} starts for {n + 1} offsets, found {len(begin)}")
+    data = packed.flat(source)
+    return raw.copy_slices(
+        raw.address(data), len(data), raw.longs(begin), raw.longs(places), n, raw.writable(room), len(room)
+    )
+
+
+def copy_views(views: Any, buffers: list[Any], out_offsets: Any, out: Any) -> int:
+    """Copy the strings of Arrow's ``views`` to ``out[out_offsets[i]:out_offsets[i + 1]]``, for all i.
+
+    A view is 16 bytes: a length (i32), then up to 12 bytes, or the first 4 bytes, the number of one of ``buffers``
+    and an offset into it (both i32).
+
+    Returns -1, or the first i whose view has another length than its place in ``out``, or leaves its buffer, or
+    whose place leaves ``out``; then as ``copy_slices``.  Of an empty place, as of a null, the view isn't looked at.
+    """
+    n, places, room = _target(out_offsets, out)
+    data = packed.flat(views)
+    if len(data) != VIEW * n:
+        raise ValueError(f"expected {n} views of {VIEW} bytes for {n + 1} offsets, found {len(data)} bytes")
+    held = [packed.flat(buffer) for buffer in buffers]
+    sizes = array("Q", [len(buffer) for buffer in held])
+    where = array("Q", bytes(8 * len(held)))
+    return raw.copy_views(
+        raw.address(data),
+        raw.addresses(held, where),
+        raw.words(sizes),
+        len(held),
+        raw.longs(places),
+        n,
+        raw.writable(room),
+        len(room),
+    )
+
+
+def view_lengths(views: Any, n: int) -> npt.NDArray[np.int64]:
+    """The lengths in n views, as they say; a negative one is wrong."""
+    data = packed.flat(views)
+    if len(data) != VIEW * n:
+        raise ValueError(f"expected {n} views of {VIEW} bytes, found {len(data)} bytes")
+    return np.frombuffer(data, "<i4").reshape(n, VIEW // 4)[:, 0].astype(np.int64)
+
+
+def _target(offsets: Any, out: Any) -> tuple[int, Any, Any]:
+    """The number of slices that the offsets are for, and the offsets and ``out`` as memoryviews."""
+    places = packed.numbers(offsets)
+    if len(places) == 0:
+        raise ValueError("expected n + 1 offsets for n slices, found none")
+    view = memoryview(out)
+    return len(places) - 1, places, packed.room(view, view.nbytes, "out")
