@@ -18,6 +18,7 @@ from mmstore import format as fmt
 from mmstore.cli import dump as drawing
 from mmstore.cli.common import HEX, KEYSPACE, STORE, errors, opened
 from mmstore.cli.loading import export, load
+from mmstore.columns.types import FIXED
 from mmstore.disk.posix import PosixFilesystem
 
 __all__ = ["mmstore"]
@@ -94,11 +95,15 @@ def ls(store: str, name: str | None, limit: int) -> None:
                 grid.add_row(known, "keyspace", f"{len(snapshot.keyspace(known)):,} records", "")
             for known in snapshot.tables():
                 table = snapshot.table(known)
-                grid.add_row(known, "table", f"{len(table):,} rows", ", ".join(table.schema.names))
+                deleted = len(table) - table.live_rows
+                size = f"{table.live_rows:,} rows" + (f", {deleted:,} deleted" if deleted else "")
+                grid.add_row(known, "table", size, ", ".join(table.schema.names))
         elif name in snapshot.tables():
+            schema = snapshot.table(name).schema
             grid = Grid("column", "type", "bytes a row", box=None, pad_edge=False)
-            for column in snapshot.table(name).schema:
-                grid.add_row(column.name, str(column), str(column.row_size))
+            for column in schema:
+                kind = f"{column}, key" if column.name in (schema.key or ()) else str(column)
+                grid.add_row(column.name, kind, f"{column.row_size:,}" if column.kind.layout == FIXED else "varies")
         else:
             mapping = snapshot if name == "-" else snapshot.keyspace(name)
             grid = Grid("key", "value", box=None, pad_edge=False)

@@ -54,6 +54,12 @@ def test_ls(store: str) -> None:
     out = run("ls", store).stdout
     assert "users" in out and "1 records" in out and "2 rows" in out and "ts, px" in out
     assert "float64" in run("ls", store, "ticks").stdout
+    with mmstore.open(store) as db:
+        db.create_table("keyed", {"id": "i8", "text": "utf8"}, key="id").append({"id": [1, 2], "text": ["a", "b"]})
+        db.table("keyed").delete([0])
+    assert "1 rows, 1 deleted" in run("ls", store).stdout
+    out = run("ls", store, "keyed").stdout
+    assert "int64, key" in out and "varies" in out
     assert "b'Ada'" in run("ls", store, "users").stdout
     assert run("ls", store, "-", "-n", "1").stdout.count("\n") == 2
 

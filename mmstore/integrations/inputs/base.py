@@ -19,7 +19,7 @@ from mmstore.errors import SchemaError
 
 __all__ = ["ArrayBatch", "BadRow", "Batch", "Handler", "Input", "Mark", "Plan", "require"]
 
-BATCH_ROWS: Final = 1 << 17
+BATCH_ROWS: Final = 1 << 16
 """Rows of a batch at most."""
 BATCH_BYTES: Final = 4 << 20
 """Bytes of text that make a batch; or of rows, for inputs that know their size."""

@@ -25,7 +25,8 @@ class ParquetInput(Input):
 
         self.source, self.name, self.size = source, source.name, source.size
         with _malformed(self.name, "Parquet"):
-            self._file = parquet.ParquetFile(source.random("Parquet"))
+            # what is read ahead would stay in memory until the file is closed
+            self._file = parquet.ParquetFile(source.random("Parquet"), pre_buffer=False, buffer_size=1 << 20)
 
     def schema(self) -> Any:
         return self._file.schema_arrow

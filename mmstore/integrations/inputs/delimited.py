@@ -27,6 +27,8 @@ __all__ = ["CsvInput"]
 
 SAMPLE_BYTES: Final = 8 << 20
 """Unpacked bytes from the beginning that types are guessed from."""
+HEADER_BYTES: Final = 1 << 20
+"""Bytes within which the columns' names end."""
 
 
 class CsvInput(Input):
@@ -45,6 +47,7 @@ class CsvInput(Input):
         self.name, self.size = source.name, source.size
         self.encoding = codecs.lookup(encoding).name
         self._schema: Any = None
+        self._beginning: tuple[int, int, list[str], CsvCutter] | None = None
 
     @property
     def read(self) -> int:  # type: ignore[override]
@@ -55,19 +58,30 @@ class CsvInput(Input):
     def schema(self) -> Any:
         """Types guessed from the sample, nullable where a value is missing in it; null without any value."""
         if self._schema is None:
-            sample, cut = self._sample()
-            start, names = self._header(sample, cut)
+            sample = self._sample(SAMPLE_BYTES)
+            start, _, names, cut = self._begin(sample)
+            if len(sample) >= SAMPLE_BYTES:
+                sample = sample[: cut.whole(sample)]
             self._schema = self._guess(sample[start:], names, cut)
         return self._schema
 
-    def _sample(self) -> tuple[Bytes, CsvCutter]:
-        """Whole records from the beginning, in UTF-8, and what cuts this text."""
-        data = self.source.head(SAMPLE_BYTES)
+    def _sample(self, size: int) -> Bytes:
+        """The beginning, in UTF-8."""
+        data = self.source.head(size)
         if self.encoding != "utf-8":
             data = codecs.getincrementaldecoder(self.encoding)().decode(data).encode()
-        sample = np.frombuffer(data, np.uint8)
-        cut = CsvCutter(self.delimiter.encode(), NEWLINE if b"\n" in data or b"\r" not in data else RETURN)
-        return (sample[: cut.whole(sample)] if len(data) >= SAMPLE_BYTES else sample), cut
+        return np.frombuffer(data, np.uint8)
+
+    def _begin(self, sample: Bytes | None = None) -> tuple[int, int, list[str], CsvCutter]:
+        """(bytes before the first row, newlines in them, names of the columns, what cuts this text)."""
+        if self._beginning is None:
+            if sample is None:
+                sample = self._sample(HEADER_BYTES)
+            newline = NEWLINE if (sample == NEWLINE).any() or not (sample == RETURN).any() else RETURN
+            cut = CsvCutter(self.delimiter.encode(), newline)
+            start, names = self._header(sample, cut)
+            self._beginning = start, count_of(sample[:start], newline), names, cut
+        return self._beginning
 
     def _header(self, text: Bytes, cut: CsvCutter) -> tuple[int, list[str]]:
         """(bytes before the first row, names of the columns)."""
@@ -76,8 +90,8 @@ class CsvInput(Input):
         start = len(codecs.BOM_UTF8) if text[: len(codecs.BOM_UTF8)].tobytes() == codecs.BOM_UTF8 else 0
         if self.names is not None:
             return start, self.names
-        for end in cut.ends(text[start : start + (1 << 20)]).tolist():
-            record = text[start:].tobytes()[:end]
+        for end in cut.ends(text[start : start + HEADER_BYTES]).tolist():
+            record = text[start : start + end].tobytes()
             if not record.strip(b"\r\n"):
                 continue
             try:
@@ -130,12 +144,9 @@ class CsvInput(Input):
     # --- rows -----------------------------------------------------------------------------------------
 
     def batches(self, plan: Plan, start: Mark) -> Iterator[tuple[Any, Mark]]:
-        sample, cut = self._sample()
-        skipped, names = self._header(sample, cut)
+        skipped, lines, names, cut = self._begin()
         plan.check_names(self.name, names)
-        mark = start
-        if start.offset < skipped:
-            mark = Mark(0, skipped, count_of(sample[:skipped], cut.newline))
+        mark = start if start.offset >= skipped else Mark(0, skipped, lines)
         with self._open(mark.offset) as stream:
             for block in blocks(stream, cut, BATCH_BYTES, self.name):
                 lines = count_of(block, cut.newline)
@@ -247,7 +258,9 @@ def _one(table: Any) -> Any:
     """A table as one RecordBatch."""
     import pyarrow as pa
 
-    found = table.combine_chunks().to_batches()
+    found = table.to_batches()
+    if len(found) > 1:
+        found = table.combine_chunks().to_batches()
     return found[0] if found else pa.RecordBatch.from_pylist([], schema=table.schema)
 
 

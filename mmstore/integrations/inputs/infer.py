@@ -57,10 +57,11 @@ def exact(kind: Any, texts: Any) -> Any:
     from pyarrow import types as sorts
 
     if sorts.is_int64(kind) or sorts.is_float64(kind):
-        if pc.any(pc.match_substring_regex(texts, r"^\s*[+-]?0[0-9]")).as_py():
+        digits = pc.ascii_ltrim(texts, " \t+-")  # expressions are slow, so they see only what may match
+        if pc.any(pc.match_substring_regex(pc.filter(digits, pc.starts_with(digits, "0")), "^0[0-9]")).as_py():
             return pa.string()
-        long = pc.match_substring_regex(texts, r"^\s*[+-]?[0-9]{16,}\s*$")
-        if sorts.is_float64(kind) and pc.any(long).as_py():
+        long = pc.filter(texts, pc.greater_equal(pc.binary_length(texts), 16))
+        if sorts.is_float64(kind) and pc.any(pc.match_substring_regex(long, r"^\s*[+-]?[0-9]{16,}\s*$")).as_py():
             numbers = pc.filter(texts, pc.match_substring_regex(texts, r"[0-9]"))
             try:
                 pc.cast(numbers, pa.uint64())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +28,7 @@ class StoreInput(Input):
             raise
         self.name = f"{path}, {'table' if self.is_table else 'keyspace'} {self.part!r}, txn {self._snapshot.txn_id}"
         self.records = not self.is_table
+        self.size = os.path.getsize(path)
         mapping = self._snapshot.keyspace(self.part) if self.part else self._snapshot
         self.rows = len(self._snapshot.table(self.part)) if self.is_table else len(mapping)
 
@@ -51,7 +53,9 @@ class StoreInput(Input):
         if not self.is_table:
             plan.check_names(self.name, ["key", "value"])
             mapping = self._snapshot.keyspace(self.part) if self.part else self._snapshot
-            yield from pair_batches(iter(mapping.items()), plan, start)
+            for batch, mark in pair_batches(iter(mapping.items()), plan, start):
+                self._tell(mark.rows + batch.num_rows)
+                yield batch, mark
             return
         import pyarrow as pa
 
@@ -60,9 +64,14 @@ class StoreInput(Input):
         rows = 0
         for batch in table.scan(list(plan.types), batch_rows=BATCH_ROWS):
             cut = min(max(0, start.rows - rows), len(batch))
+            self._tell(rows + len(batch))
             if cut < len(batch):
                 yield pa.record_batch(batch).slice(cut), Mark(rows + cut)
             rows += len(batch)
+
+    def _tell(self, rows: int) -> None:
+        """Count bytes as if the file held nothing else."""
+        self.read = int((self.size or 0) * min(1.0, rows / max(1, self.rows)))
 
     def close(self) -> None:
         snapshot = self.__dict__.get("_snapshot")
