@@ -25,7 +25,8 @@ from mmstore.errors import ClosedError, CorruptError, DiskFullError, SyncError
 from mmstore.keyspace.index import Index
 from mmstore.pages.freelist import FreeList
 from mmstore.pages.live import LivePage
-from mmstore.pages.pins import Interval, Pins, needed_intervals
+from mmstore.pages.pins import Pins
+from mmstore.pages.readers import Interval, needed_intervals
 from mmstore.pages.root import Identity, Root
 from mmstore.pages.workspace import Workspace
 
