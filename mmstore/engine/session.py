@@ -80,7 +80,7 @@ class Session:
         self.words: dict[int, Any] = {}
         """The words of category columns, as `columns.words` has them, of states that were committed or are being."""
         self.tails: dict[tuple[int, int], Any] = {}
-        """Running hashes of the ends of columns, as `columns.sequence` has them; true whatever becomes of a transaction."""
+        """Running hashes of the ends of columns, as `columns.sequence` has them, whatever becomes of a transaction."""
         self.disk_full = False
         """The file could not grow since the last transaction began."""
         self.closed = False

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import duckdb
+import nanoarrow as na
 import numpy as np
 import pandas as pd
 import polars as pl
