@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import header, markdown, median, timed
-from peers.columns import NAMES, Batch, Peer, make
 
 import mmstore
+from harness import header, markdown, median, timed
+from peers.columns import NAMES, Batch, Peer, make
 
 BATCH = 100_000
 TAKEN = 200_000

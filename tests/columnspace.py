@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from mmstore import format as fmt
 from mmstore.columns.extents import Buffer, Extent, Space
 from mmstore.columns.sequence import Sequence
 from mmstore.disk.memory import MemoryFilesystem
+from mmstore.errors import DiskFullError
 
 
 class ColumnFile:
@@ -23,9 +25,18 @@ class ColumnFile:
         self.largest_write = 0
         self.writes: list[tuple[int, int]] = []
         self.txn = 1
+        self.savepoints = False
+        """Whether the transaction has one."""
+        self.words: dict[int, Any] = {}
+        self.room: int | None = None
+        """Pages that are left on the disk; None: any number."""
 
     def alloc(self, n: int, kind: int) -> int:
         assert kind == fmt.FREE_BULK and n > 0
+        if self.room is not None:
+            if self.room < n:
+                raise DiskFullError(f"no room for {n} pages")
+            self.room -= n
         align = max(1, fmt.BLOCK_SIZE // self.page_size)
         start = self.pages + self.gap
         if n >= align:
@@ -53,7 +64,9 @@ class ColumnFile:
 
     def space(self) -> Space:
         """What transaction number `txn` gets."""
-        return Space(self.page_size, self.read, self.txn, self.alloc, self.free, self.place)
+        return Space(
+            self.page_size, self.read, self.txn, self.alloc, self.free, self.place, lambda: self.savepoints, self.words
+        )
 
     def flip(self, offset: int, bit: int = 1) -> None:
         """Damage a byte."""

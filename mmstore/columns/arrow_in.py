@@ -142,9 +142,9 @@ def _values(column: Column, field: Field, data: Data, start: int, n: int, presen
         return _from_text(column, field, data, start, n, present)
     if field.format in ("+l", "+L"):
         return _from_lists(column, field, data, start, n, present)
-    source = arrow_types.kind_of(replace(field, name=column.name, nullable=False))
+    source = _source(replace(field, name=column.name, nullable=False))
     if kind.layout == LIST and source.shape:
-        flat = _array(source, field, data, start, n).reshape(n, -1)
+        flat = _array(source, field, data, start, n, present).reshape(n, -1)
         item = Column(column.name, replace(kind, layout=FIXED, nullable=False))
         values = _fixed(item, replace(source, shape=()), flat.reshape(-1), None)
         return {"offsets": np.arange(n + 1, dtype="<i8") * flat.shape[1], "values": values}
@@ -154,23 +154,40 @@ def _values(column: Column, field: Field, data: Data, start: int, n: int, presen
         return _without_missing(kind, np.arange(n + 1, dtype="<i8") * width, whole.view(np.uint8).reshape(-1), present)
     if kind.layout != FIXED:
         raise misfit(column, f"found {source}; convert it first")
-    return {"values": _fixed(column, source, _array(source, field, data, start, n), present)}
+    return {"values": _fixed(column, source, _array(source, field, data, start, n, present), present)}
+
+
+def _source(field: Field) -> Kind:
+    """The type of an Arrow array's own values: times in the unit that they are in here, whatever they once were."""
+    kept = arrow_types.kind_of(field)
+    if kept.dtype.kind not in "mM" or kept.arrow:
+        return kept
+    plain = arrow_types.kind_of(_forgetful(field))
+    return kept if plain.dtype.kind == "i" and not plain.arrow else plain  # units that are plain numbers in Arrow
+
+
+def _forgetful(field: Field) -> Field:
+    return replace(field, metadata={}, children=tuple(map(_forgetful, field.children)))
 
 
 # --- fixed widths ------------------------------------------------------------------------------------
 
 
-def _array(source: Kind, field: Field, data: Data, start: int, n: int) -> Array:
+def _array(source: Kind, field: Field, data: Data, start: int, n: int, present: Array | None = None) -> Array:
     """The rows of an Arrow array of a fixed width as numpy's of its own type, (n, *shape)."""
-    size = 1
     inner = data
     while field.format.startswith("+w:"):
         each = int(field.format[3:])
-        start, n, size = start * each, n * each, size * each
+        start, n = start * each, n * each
         inner, field = inner.children[0], field.children[0]
         start += inner.offset
-        if _present(field, inner, start, n) is not None:
+        present = None if present is None else np.repeat(present, each)
+        there = _present(field, inner, start, n)
+        if there is not None and not (there.all() if present is None else there[present].all()):
             raise SchemaError(f"a list of a fixed size has null elements; fill them first ({source})")
+    if field.format in _STRINGS:
+        flat = _wide_text(source.dtype, *_slices(field, inner, start, n))
+        return flat.reshape(-1, *source.shape)
     body = inner.buffers[1]
     if field.format == "b":
         flat = np.zeros(0, np.bool_) if body is None else bitmap.unpack(body.view(np.uint8), start + n)[start:]
@@ -182,6 +199,15 @@ def _array(source: Kind, field: Field, data: Data, start: int, n: int) -> Array:
     return flat.reshape(-1, *source.shape) if source.shape else flat
 
 
+def _wide_text(dtype: types.DType, offsets: Array, data: Array) -> Array:
+    """Text as numpy's of a fixed width, which is what it was."""
+    if check_utf8(data, np.ascontiguousarray(offsets)) >= 0:
+        raise SchemaError("a list has text that is no UTF-8")
+    texts = [text.decode() for text in split(offsets, data)]
+    width = max(map(len, texts), default=0)
+    return np.array(texts, dtype if 4 * width <= dtype.itemsize else f"U{width}")
+
+
 def _fixed(column: Column, source: Kind, array: Array, present: Array | None) -> Array:
     """Values of an Arrow type in the column's; those of missing rows become zeros."""
     kind = column.kind
@@ -189,7 +215,12 @@ def _fixed(column: Column, source: Kind, array: Array, present: Array | None) ->
         array = array.copy()
         array[~present] = np.zeros((), array.dtype)
     if (source.dtype, source.shape, source.arrow) == (kind.dtype, kind.shape, kind.arrow):
-        return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+        return convert.whole_days(column, array if array.flags.c_contiguous else np.ascontiguousarray(array))
+    if source.dtype.kind == "f" and kind.dtype.kind == "c" and source.shape == (*kind.shape, 2):
+        array = array.view(f"c{2 * source.dtype.itemsize}").reshape(-1, *kind.shape)
+        source = replace(source, dtype=array.dtype, shape=kind.shape)
+    if source.dtype.kind == "V" and kind.dtype.kind == "S" and not source.arrow:
+        array = array.view(f"S{source.dtype.itemsize}")  # how S travels, when its metadata was lost on the way
     if source.shape != kind.shape:
         raise misfit(column, f"found the shape {source.shape} in each row")
     if kind.arrow.startswith("d:"):
@@ -203,8 +234,8 @@ def _fixed(column: Column, source: Kind, array: Array, present: Array | None) ->
     if source.arrow in convert.EPOCH_OF:
         array = array.astype("<i8").view(convert.EPOCH_OF[source.arrow])
     if kind.arrow in convert.EPOCH_OF:
-        return convert.small_times(column, array)
-    return rows.fixed(column, array)
+        return convert.whole_days(column, convert.small_times(column, array))
+    return convert.whole_days(column, rows.fixed(column, array))
 
 
 def _to_decimal(column: Column, source: Kind, array: Array) -> Array:
@@ -215,7 +246,8 @@ def _to_decimal(column: Column, source: Kind, array: Array) -> Array:
         same = types.decimal_of(source.arrow)[1:] == types.decimal_of(column.kind.arrow)[1:]
         if same and types.decimal_of(source.arrow)[0] <= types.decimal_of(column.kind.arrow)[0]:
             return array
-        return convert.decimals(column, decimals(source, array))
+        numbers = np.fromiter(decimals(source, array), object, array.size)
+        return convert.decimals(column, numbers.reshape(array.shape))
     if source.dtype.kind in "iu":
         return convert.decimals(column, array.tolist())
     raise misfit(column, f"found {source}; cast it to a decimal first")
@@ -231,7 +263,7 @@ def _slices(field: Field, data: Data, start: int, n: int) -> tuple[Array, Array]
     if field.format in ("vu", "vz"):
         views = data.buffers[1]
         assert views is not None
-        views = np.ascontiguousarray(views.view(np.uint8)[16 * start : 16 * (start + n)])
+        views = views.view(np.uint8)[16 * start : 16 * (start + n)].copy()
         lengths = views.view("<i4")[::4].astype(np.int64)
         bits = data.buffers[0]
         if bits is not None:  # a view of a missing row may be anything

@@ -54,10 +54,15 @@ def field_of(column: Column) -> Field:
         return Field("i", column.name, kind.nullable, dictionary=Field("U", "", False))
     item = item_field(kind.dtype, kind.arrow)
     if kind.layout == LIST:
-        return Field("+L", column.name, kind.nullable, (replace(item, name="item"),), metadata={})
+        return Field("+L", column.name, kind.nullable, (_element(item),), metadata={})
     for size in reversed(kind.shape):
-        item = Field(f"+w:{size}", "", False, (replace(item, name="item"),), metadata=item.metadata)
+        item = Field(f"+w:{size}", "", False, (_element(item),), metadata=item.metadata)
     return replace(item, name=column.name, nullable=kind.nullable)
+
+
+def _element(item: Field) -> Field:
+    """As others call and declare it: elements are never null here, yet a type that says so is another type to them."""
+    return replace(item, name="item", nullable=True)
 
 
 def item_field(dtype: DType, arrow: str) -> Field:
@@ -74,7 +79,7 @@ def item_field(dtype: DType, arrow: str) -> Field:
         return Field("U", "", False, metadata=metadata)
     if dtype.kind == "c":
         half = "f" if dtype.itemsize == 8 else "g"
-        return Field("+w:2", "", False, (Field(half, "item", False),), metadata=metadata)
+        return Field("+w:2", "", False, (Field(half, "item", True),), metadata=metadata)
     unit, count = np.datetime_data(dtype)
     if count == 1 and unit in _UNITS:
         return Field(f"tD{_UNITS[unit]}" if dtype.kind == "m" else f"ts{_UNITS[unit]}:", "", False)
@@ -137,17 +142,22 @@ def _kept_dtype(field: Field) -> Kind | None:
     text = field.metadata.get(DTYPE_KEY, b"").decode("ascii", "replace")
     if not types.STORED.fullmatch(text):
         return None
+    try:
+        dtype = np.dtype(text)
+    except (TypeError, ValueError, OverflowError):
+        return None
     shape = []
     inner = field
-    while inner.format.startswith("+w:") and inner.children and np.dtype(text).kind != "c":
+    while inner.format.startswith("+w:") and inner.children:
         shape.append(int(inner.format[3:]))
         inner = inner.children[0]
-    dtype = np.dtype(text)
-    if dtype.kind == "c" and field.format != "+w:2":  # a shape around pairs
-        while inner.children and inner.children[0].format.startswith("+w:"):
-            shape.append(int(inner.format[3:]))
-            inner = inner.children[0]
-    if item_field(dtype, "").format != inner.format:
+    item = item_field(dtype, "")
+    if dtype.kind == "c":
+        if shape[-1:] != [2]:
+            return None
+        item = item.children[0]
+        shape.pop()
+    if item.format != inner.format:
         return None
     return types.resolve(field.name, (Kind(dtype), tuple(shape)) if shape else Kind(dtype))
 

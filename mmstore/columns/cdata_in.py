@@ -30,8 +30,8 @@ from mmstore.columns.cdata_layout import (
     check_children,
     check_field,
     check_shape,
-    count,
     layout_of,
+    size,
 )
 from mmstore.columns.cdata_out import export_schema
 from mmstore.kernels import arrow_abi as abi
@@ -40,6 +40,7 @@ __all__ = ["import_array", "import_schema", "import_stream"]
 
 _SCHEMA_NAME, _ARRAY_NAME, _STREAM_NAME = abi.NAMES
 _MOST_FIELDS: Final = 1 << 20
+_END: Final = 1 << 63  # of the addresses that a program can have
 
 _pointer = ctypes.c_void_p
 _is_capsule = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)(
@@ -263,8 +264,8 @@ def _data(field: Field, struct: abi.Array, holder: _Held) -> Data:
         if not length and kind.role == "offsets":  # a producer may leave them out
             buffers.append(_read_only(np.zeros(1, kind.dtype)))
             continue
-        items = count(field, kind, length, offset, before)
-        buffers.append(_array(field, kind.dtype, address, items, holder))
+        need = size(field, kind, length, offset, before)
+        buffers.append(_array(field, kind.dtype, address, need, holder))
         before = buffers[-1] if kind.role == "offsets" else None
     if layout.views:
         buffers += _views(field, addresses[fixed:], holder)
@@ -282,13 +283,15 @@ def _data(field: Field, struct: abi.Array, holder: _Held) -> Data:
     return data
 
 
-def _array(field: Field, dtype: np.dtype[Any], address: int, n: int, holder: _Held) -> Buffer:
-    """A read-only array of n items at the address."""
-    if n and not address:
-        raise ValueError(f"field {field.name!r} ({field.format!r}): expected a buffer of {n} items, found NULL")
-    if not n:
+def _array(field: Field, dtype: np.dtype[Any], address: int, need: int, holder: _Held) -> Buffer:
+    """A read-only array of `need` bytes at the address."""
+    if not need:
         return _read_only(np.empty(0, dtype))
-    return np.asarray(_Memory(address, n, dtype, holder))
+    if not address:
+        raise ValueError(f"field {field.name!r} ({field.format!r}): expected a buffer of {need} bytes, found NULL")
+    if need > _END - address:
+        raise ValueError(f"field {field.name!r} ({field.format!r}): a buffer can't have {need} bytes")
+    return np.asarray(_Memory(address, need // dtype.itemsize, dtype, holder))
 
 
 def _read_only(array: Buffer) -> Buffer:
@@ -298,12 +301,12 @@ def _read_only(array: Buffer) -> Buffer:
 
 def _views(field: Field, addresses: list[int], holder: _Held) -> list[Buffer | None]:
     """The data buffers that views point into, and behind them their sizes."""
-    sizes = _array(field, np.dtype("i8"), addresses[-1], len(addresses) - 1, holder)
+    sizes = _array(field, np.dtype("i8"), addresses[-1], 8 * (len(addresses) - 1), holder)
     found: list[Buffer | None] = []
-    for address, size in zip(addresses, sizes.tolist(), strict=False):
-        if size < 0:
-            raise ValueError(f"field {field.name!r}: expected the size of a buffer, found {size}")
-        found.append(_array(field, np.dtype("u1"), address, size, holder))
+    for address, need in zip(addresses, sizes.tolist(), strict=False):
+        if need < 0:
+            raise ValueError(f"field {field.name!r}: expected the size of a buffer, found {need}")
+        found.append(_array(field, np.dtype("u1"), address, need, holder))
     return [*found, sizes]
 
 

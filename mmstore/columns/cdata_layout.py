@@ -36,7 +36,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
-__all__ = ["MAX_DEPTH", "Buffer", "Data", "Field", "Kind", "Layout", "check_field", "check_shape", "count", "layout_of"]
+__all__ = ["MAX_DEPTH", "Buffer", "Data", "Field", "Kind", "Layout", "check_field", "check_shape", "layout_of", "size"]
 
 Buffer: TypeAlias = np.ndarray[Any, Any]
 
@@ -222,23 +222,19 @@ def check_shape(field: Field, length: int, offset: int, null_count: int, validit
         raise ValueError(f"{_where(field)}: expected {len(field.children)} children, found {children}")
 
 
-def count(field: Field, kind: Kind, length: int, offset: int, offsets: Buffer | None) -> int:
-    """How many of the dtype's items the buffer needs.
+def size(field: Field, kind: Kind, length: int, offset: int, offsets: Buffer | None) -> int:
+    """How many bytes the buffer needs.
 
-    offsets: those of the buffer before, where `kind` is bytes.  Raises `ValueError` where there can't be so many.
+    offsets: those of the buffer before, where `kind` is bytes.  Raises `ValueError` where they fall.
     """
     role = kind.role
     if role == "items":
-        n = (offset + length) * kind.width // kind.dtype.itemsize
-    elif role == "offsets":
-        n = offset + length + 1 if length else 0
-    elif role == "bytes":
-        n = last_offset(field, length, offset, offsets)
-    else:
-        n = (offset + length + 7) // 8
-    if n > _MOST // kind.dtype.itemsize:
-        raise ValueError(f"{_where(field)}: {length} items from {offset} on need more bytes than there are addresses")
-    return n
+        return (offset + length) * kind.width
+    if role == "offsets":
+        return (offset + length + 1) * kind.width if length else 0
+    if role == "bytes":
+        return last_offset(field, length, offset, offsets)
+    return (offset + length + 7) // 8
 
 
 def last_offset(field: Field, length: int, offset: int, offsets: Buffer | None) -> int:

@@ -29,8 +29,8 @@ from mmstore.columns.cdata_layout import (
     check_children,
     check_field,
     check_shape,
-    count,
     layout_of,
+    size,
 )
 from mmstore.kernels import arrow_abi as abi
 from mmstore.kernels import handover
@@ -70,8 +70,9 @@ def export_array(field: Field, data: Data) -> tuple[Any, Any]:
 
     Raises `ValueError` where the data don't fit the field or are shorter than they claim.
     """
+    schema = export_schema(field)
     owner, at, live = _array_block(field, data)
-    return export_schema(field), handover.capsule(handover.ARRAY, at, owner, live)
+    return schema, handover.capsule(handover.ARRAY, at, owner, live)
 
 
 def export_stream(field: Field, batches: Iterator[Data]) -> Any:
@@ -186,7 +187,8 @@ def _array_block(field: Field, data: Data) -> tuple[_Owner, int, int]:
         n, own = len(node.children), len(addresses)
         after = child + 8 * _ARRAY_WORDS * n
         has_dictionary = node.dictionary is not None
-        words += (node.length, node.null_count, node.offset if node.length else 0, own, n)
+        nulls = node.null_count if not own or addresses[0] else max(node.null_count, 0)  # none without a bitmap
+        words += (node.length, nulls, node.offset if node.length else 0, own, n)
         words += (pointer, pointer + 8 * own if n else 0, after if has_dictionary else 0, release, at)
         pointers += addresses
         pointers += range(child, after, 8 * _ARRAY_WORDS)
@@ -215,7 +217,7 @@ def _addresses(field: Field, data: Data) -> list[int]:
         if not length and kind.role == "offsets":  # may be absent, or of no length, which some consumers don't expect
             found.append(_ZERO_ADDRESS)
             continue
-        need = count(field, kind, length, offset, before) * kind.dtype.itemsize
+        need = size(field, kind, length, offset, before)
         if buffer is None and kind.role == "validity":
             need = 0
         found.append(_address(field, buffer, need))
@@ -235,15 +237,16 @@ def _address(field: Field, buffer: Buffer | None, need: int) -> int:
         return 0
     if buffer.nbytes < need:
         raise ValueError(f"field {field.name!r}: expected a buffer of {need} bytes, found {buffer.nbytes}")
-    if not buffer.flags.c_contiguous or not buffer.dtype.isnative:
-        raise ValueError(f"field {field.name!r}: expected contiguous buffers in the machine's byte order")
+    dtype = buffer.dtype
+    if not buffer.flags.c_contiguous or not dtype.isnative or dtype.hasobject:
+        raise ValueError(f"field {field.name!r}: expected contiguous buffers of numbers in the machine's byte order")
     address: int = buffer.__array_interface__["data"][0]
     return address
 
 
 def _typed(kind: Kind, buffer: Buffer | None) -> Buffer | None:
     """The buffer as the layout's dtype; its bytes were counted before."""
-    if buffer is None or buffer.dtype == kind.dtype:
+    if buffer is None or (buffer.dtype == kind.dtype and buffer.ndim == 1):
         return buffer
     whole = buffer.nbytes // kind.dtype.itemsize * kind.dtype.itemsize
     return buffer.reshape(-1).view(np.uint8)[:whole].view(kind.dtype)
@@ -257,7 +260,9 @@ def _view_buffers(field: Field, buffers: tuple[Buffer | None, ...]) -> list[int]
     if sizes is None:
         return [found]
     numbers = sizes.reshape(-1).view(np.int64).tolist()
-    return [*(_address(field, buffer, size) for buffer, size in zip(buffers[:n], numbers, strict=False)), found]
+    if min(numbers, default=0) < 0:
+        raise ValueError(f"field {field.name!r}: expected sizes of buffers, found {min(numbers)}")
+    return [*(_address(field, buffer, need) for buffer, need in zip(buffers[:n], numbers, strict=False)), found]
 
 
 # --- streams -----------------------------------------------------------------------------------------
@@ -317,5 +322,5 @@ class _Stream:
         if isinstance(error, MemoryError):
             return errno.ENOMEM
         if isinstance(error, OSError):
-            return error.errno if error.errno and error.errno > 0 else errno.EIO
+            return error.errno if error.errno and error.errno in errno.errorcode else errno.EIO
         return errno.EINVAL if isinstance(error, ValueError | TypeError) else errno.EIO

@@ -2,7 +2,7 @@
 
 Rows come as a dict of columns (arrays, lists, Series, Arrow arrays), as a structured array, as a pandas DataFrame, or
 as whatever gives Arrow data (`__arrow_c_stream__`, `__arrow_c_array__`), which is taken batch by batch without being
-held as a whole.  Missing rows are None, masked, or null in Arrow; NaN is a number like any other.
+held as a whole.  Missing rows are None, masked, null in Arrow, or NaT in pandas; NaN is a number like any other.
 
 `rows` knows what may become what among numpy's fixed types; here are the others.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any, Final
 
 import numpy as np
@@ -32,9 +32,12 @@ __all__ = [
     "is_stream",
     "small_times",
     "some_columns",
+    "whole_days",
 ]
 
+_DAY: Final = {"tdm": 86_400_000, "tts": 86_400, "ttm": 86_400_000, "ttu": 86_400_000_000, "ttn": 86_400_000_000_000}
 EPOCH_OF: Final = {"tdD": "M8[D]", "tts": "m8[s]", "ttm": "m8[ms]"}
+_PANDAS_ARROW: Final = ("StringDtype", "CategoricalDtype", "ArrowDtype")  # what pandas itself keeps as Arrow does
 _MISSING_TYPES: Final = ("NAType", "NaTType")  # pandas'
 
 
@@ -114,11 +117,15 @@ def column_parts(column: Column, values: Any) -> tuple[int, Parts]:
     kind = column.kind
     if not isinstance(values, np.ndarray | list | tuple) and not hasattr(values, "iloc"):
         if hasattr(values, "__arrow_c_array__") or hasattr(values, "__arrow_c_stream__"):
-            from mmstore.columns import arrow_in
-
-            return arrow_in.column(column, values)
-    values = _unwrapped(values)
-    present = _present(values)
+            return _from_arrow(column, values)
+        if isinstance(values, str | bytes | bytearray | memoryview | Mapping | Set):
+            raise misfit(column, f"found one {type(values).__name__}; expected a list or an array with a value a row")
+        if not hasattr(values, "__array__") and not hasattr(values, "__len__") and not hasattr(values, "__iter__"):
+            raise misfit(column, f"found one {type(values).__name__}; expected a list or an array with a value a row")
+    if type(getattr(values, "dtype", None)).__name__ in _PANDAS_ARROW and hasattr(values, "__arrow_c_stream__"):
+        return _from_arrow(column, values)
+    values = _unwrapped(column, values)
+    present = _present(column, values)
     if present is None and kind.plain and not kind.arrow:
         array = rows.fixed(column, values)
         return len(array), {"values": array}
@@ -137,41 +144,53 @@ def column_parts(column: Column, values: Any) -> tuple[int, Parts]:
     return len(present), {**_spread(kind, parts, present), "validity": present}
 
 
-def _unwrapped(values: Any) -> Any:
-    """pandas' Series as numpy or masked arrays."""
-    if hasattr(values, "iloc") and hasattr(values, "isna"):
-        array = values.to_numpy()
-        if (
-            array.dtype.kind == "O"
-            or not hasattr(values.dtype, "kind")
-            or type(values.dtype).__module__ != "numpy.dtypes"
-        ):
-            missing = values.isna().to_numpy()
-            if array.dtype.kind != "O":
-                return np.ma.MaskedArray(array, missing) if missing.any() else array
-            return [None if gone else value for value, gone in zip(array.tolist(), missing.tolist(), strict=True)]
+def _from_arrow(column: Column, values: Any) -> tuple[int, Parts]:
+    from mmstore.columns import arrow_in
+
+    return arrow_in.column(column, values)
+
+
+def _unwrapped(column: Column, values: Any) -> Any:
+    """pandas' Series, and arrays of objects, as numpy or masked arrays and lists."""
+    if not (hasattr(values, "iloc") and hasattr(values, "isna")):
+        objects = isinstance(values, np.ndarray) and values.dtype.kind == "O" and values.ndim == 1
+        return values.tolist() if objects and not isinstance(values, np.ma.MaskedArray) else values
+    if getattr(values.dtype, "tz", None) is not None and hasattr(values, "dt"):
+        values = values.dt.tz_convert("UTC").dt.tz_localize(None)
+    if hasattr(values.dtype, "numpy_dtype") and values.dtype.kind in "biuf":
+        return np.ma.MaskedArray(values.to_numpy(values.dtype.numpy_dtype, na_value=0), values.isna().to_numpy())
+    array = values.to_numpy()
+    if array.dtype.kind in "mM":  # pandas' only way to say that a time is missing
+        return np.ma.MaskedArray(array, np.isnat(array)) if column.nullable else array
+    if array.dtype.kind != "O" and type(values.dtype).__module__ == "numpy.dtypes":
         return array
-    return values
+    missing = values.isna().to_numpy()
+    if array.dtype.kind != "O":
+        return np.ma.MaskedArray(array, missing) if missing.any() else array
+    return [None if gone else value for value, gone in zip(array.tolist(), missing.tolist(), strict=True)]
 
 
-def _present(values: Any) -> Array | None:
+def _present(column: Column, values: Any) -> Array | None:
     """Which rows have a value; None if all do."""
     found: Any
     if isinstance(values, np.ma.MaskedArray):
-        mask: Any = np.ma.getmaskarray(values)
+        mask: Array = np.ma.getmaskarray(values)
         if mask.ndim > 1:
-            mask = mask.reshape(len(mask), -1).any(axis=1)
+            every = mask.reshape(len(mask), -1)
+            mask = mask.reshape(len(mask), -1)[:, 0]
+            if (every != mask[:, None]).any():
+                raise misfit(column, "a row is masked in part; a row has its value, or none")
         found = ~mask
     elif isinstance(values, list | tuple):
         kinds = set(map(type, values))  # not `None in values`: arrays among them have no truth
-        gone = {kind for kind in kinds if kind is type(None) or kind.__name__ in _MISSING_TYPES}
+        nat = column.nullable or column.dtype.kind not in "mM"  # else NaT is a time like any other, as numpy has it
+        missing = _MISSING_TYPES if nat else _MISSING_TYPES[:1]
+        gone = {kind for kind in kinds if kind is type(None) or kind.__name__ in missing}
         if not gone:
             return None
         found = np.array([type(value) not in gone for value in values], np.bool_)
-    elif isinstance(values, np.ndarray) and values.dtype.kind == "O" and values.ndim == 1:
-        return _present(values.tolist())
     elif isinstance(values, np.ndarray) and values.dtype.kind == "T" and hasattr(values.dtype, "na_object"):
-        return _present(values.astype(object).tolist())
+        found = np.array([isinstance(value, str) for value in values.tolist()], np.bool_)
     else:
         return None
     return None if found.all() else found
@@ -209,11 +228,27 @@ def _fixed(column: Column, values: Any) -> tuple[int, Parts]:
     kind = column.kind
     if kind.arrow.startswith("d:"):
         array = decimals(column, values)
-    elif kind.arrow in EPOCH_OF:
+        return len(array), {"values": array}
+    if kind.arrow.startswith("tt") and not isinstance(values, np.ndarray):
+        values = [_since_midnight(column, one) if isinstance(one, datetime.time) else one for one in values]
+    if kind.arrow in EPOCH_OF:
         array = small_times(column, values)
     else:
         array = rows.fixed(column, _utc(values) if kind.arrow.startswith("ts") else values)
-    return len(array), {"values": array}
+    return len(array), {"values": whole_days(column, array)}
+
+
+def whole_days(column: Column, values: Array) -> Array:
+    """`values`, of which a time of day must lie within a day, and a date64 be midnight, as Arrow has it."""
+    unit = _DAY.get(column.kind.arrow)
+    if unit is not None and len(values):
+        numbers = values.view(f"<i{values.dtype.itemsize}")
+        if column.kind.arrow == "tdm":
+            if (numbers % unit != 0).any():
+                raise misfit(column, "a value is no midnight; a date64 is a date, use datetime64[ms] for times")
+        elif int(numbers.min()) < 0 or int(numbers.max()) >= unit:
+            raise misfit(column, "a value is no time of a day; use timedelta64 for durations")
+    return values
 
 
 def _utc(values: Any) -> Any:
@@ -231,8 +266,6 @@ def _utc(values: Any) -> Any:
 def small_times(column: Column, values: Any) -> Array:
     """Dates and times of day in 4 bytes, by way of numpy's types of 8."""
     kind = column.kind
-    if not isinstance(values, np.ndarray):
-        values = [_since_midnight(value) if isinstance(value, datetime.time) else value for value in values]
     wide = rows.fixed(Column(column.name, Kind(np.dtype(EPOCH_OF[kind.arrow]), kind.shape)), values).view("<i8")
     narrow = wide.astype("<i4")
     if not np.array_equal(narrow, wide):
@@ -240,14 +273,16 @@ def small_times(column: Column, values: Any) -> Array:
     return narrow
 
 
-def _since_midnight(value: datetime.time) -> datetime.timedelta:
+def _since_midnight(column: Column, value: datetime.time) -> datetime.timedelta:
+    if value.tzinfo is not None:
+        raise misfit(column, f"found {value!r}, with a time zone; drop it")
     return datetime.timedelta(
         hours=value.hour, minutes=value.minute, seconds=value.second, microseconds=value.microsecond
     )
 
 
 def decimals(column: Column, values: Any) -> Array:
-    """Decimals and integers as scaled integers; a float's digits aren't those that were meant, so it is refused."""
+    """Decimals, integers and text of digits as scaled integers; floats only by way of their shortest text."""
     precision, scale, bits = types.decimal_of(column.kind.arrow)
     shape = column.kind.shape
     array = np.asarray(values, object)
@@ -260,7 +295,7 @@ def decimals(column: Column, values: Any) -> Array:
         if isinstance(value, bool) or not isinstance(value, decimal.Decimal | int):
             raise misfit(column, f"found {value!r}; decimals come as decimal.Decimal or int")
         number = decimal.Decimal(value).scaleb(scale, _WIDE)
-        if not number.is_finite() or number != number.to_integral_value() or abs(number) >= limit:
+        if not number.is_finite() or number != number.to_integral_value() or number.copy_abs() >= limit:
             raise misfit(column, f"found {value}, which isn't a number of {precision} digits, {scale} behind the point")
         packed += int(number).to_bytes(size, "little", signed=True)
     return np.frombuffer(bytes(packed), column.dtype).reshape(-1, *shape)

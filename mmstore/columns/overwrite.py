@@ -41,6 +41,8 @@ def scatter(state: Sequence, item: int, rows: Array, values: Array, space: Space
 
     Raises `CorruptError` where a piece is damaged, `DiskFullError`; what was taken until then is in no `Sequence`.
     """
+    if state.high > state.length:  # truncated: what lies behind, of the checksums too, is an older state's
+        state = sequence.own_tail(state, space)
     size = state.extent
     piece = max(fmt.BLOCK_SIZE, -(-size // (_PIECES * fmt.BLOCK_SIZE)) * fmt.BLOCK_SIZE)
     for start, first, last in _pieces(rows, item, piece, size):
@@ -52,8 +54,11 @@ def scatter(state: Sequence, item: int, rows: Array, values: Array, space: Space
 
 
 def _pieces(rows: Array, item: int, piece: int, size: int) -> Iterator[tuple[int, int, int]]:
-    """(where a piece starts, the first of `rows` that lies in it, the first behind it); a row may lie in two."""
-    starts = np.unique(np.concatenate([rows * item // piece, ((rows + 1) * item - 1) // piece])) * piece
+    """(where a piece starts, the first of `rows` that lies in it, the first behind it); a row may lie in several."""
+    low = rows * item // piece
+    spans = ((rows + 1) * item - 1) // piece - low + 1  # pieces of each row
+    before = np.cumsum(spans) - spans
+    starts = np.unique(np.repeat(low - before, spans) + np.arange(int(spans.sum()))) * piece
     firsts = np.searchsorted((rows + 1) * item, starts, "right")
     lasts = np.searchsorted(rows * item, np.minimum(starts + piece, size), "left")
     yield from zip(starts.tolist(), firsts.tolist(), lasts.tolist(), strict=True)
@@ -62,7 +67,7 @@ def _pieces(rows: Array, item: int, piece: int, size: int) -> Iterator[tuple[int
 def _put(data: Array, start: int, item: int, rows: Array, values: Array) -> None:
     """Put the values, as far as they lie in the piece `data` that begins at byte `start`."""
     low, high = start, start + len(data)
-    offset = -low % item  # of the first item that begins in the piece
+    offset = min(-low % item, len(data))  # of the first item that begins in the piece
     whole = (len(data) - offset) // item
     items = data[offset : offset + whole * item].reshape(whole, item)
     inside = (rows * item >= low) & ((rows + 1) * item <= high)
@@ -87,13 +92,10 @@ def _replace(state: Sequence, start: int, data: memoryview, space: Space) -> Seq
     """The sequence with `data`, whole blocks or all that is left, from byte `start` on."""
     size = space.page_size
     page, stop = start // size, start + len(data)
-    at_end = stop == state.extent
-    high = state.high
     if extents.own(state.runs, page, -(-len(data) // size), space):
         runs = extents.write(state.runs, start, data, space)
-    elif at_end:
+    elif stop == state.extent:
         runs = extents.write(extents.cut(state.runs, page, space), start, data, space)
-        high = state.length
     else:
         runs = extents.replace_pages(state.runs, page, data, space)
     whole = data[: min(stop, state.length) - start]
@@ -104,7 +106,7 @@ def _replace(state: Sequence, start: int, data: memoryview, space: Space) -> Seq
     tail_checksum = state.tail_checksum
     if len(whole) % fmt.BLOCK_SIZE:
         tail_checksum = sums.pop()
-    state = replace(state, high=high, runs=runs, tail_checksum=tail_checksum)
+    state = replace(state, runs=runs, tail_checksum=tail_checksum)
     return _replace_sums(state, start // fmt.BLOCK_SIZE, np.array(sums, "<u8"), space) if sums else state
 
 

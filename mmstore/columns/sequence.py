@@ -49,6 +49,7 @@ __all__ = [
     "free",
     "own_tail",
     "read",
+    "require",
     "sums",
     "truncate",
     "unpack",
@@ -131,7 +132,7 @@ def unpack(buffer: Buffer, offset: int, page_size: int, pages: int) -> tuple[Seq
     sums_length = length // fmt.BLOCK_SIZE * SUM_SIZE
     runs = extents.unpack(bytes(buffer[offset:middle]), length + (bits > 0), page_size, pages)
     sums_runs = extents.unpack(bytes(buffer[middle:end]), sums_length, page_size, pages)
-    if head["high"] < length:
+    if head["high"] < length or (bits and head["high"] > length):  # the byte of the last bits is the state's own
         raise CorruptError(f"a sequence of {length} bytes claims to have had {head['high']} at most")
     return Sequence(length, head["high"], head["tail_checksum"], runs, sums_runs, bits, last), end
 
@@ -167,6 +168,12 @@ def verify(state: Sequence, source: Source, first: int = 0) -> Iterator[CorruptE
             check_block(state, source, start, min(start + fmt.BLOCK_SIZE, state.length), expected)
         except CorruptError as error:
             yield error
+
+
+def require(state: Sequence, source: Source, start: int = 0) -> None:
+    """Raise what is wrong with the blocks from byte `start` on: whoever writes them anew must not seal damage."""
+    for error in verify(state, source, start // fmt.BLOCK_SIZE):
+        raise error
 
 
 def check_block(state: Sequence, source: Source, start: int, stop: int, expected: int) -> Any:

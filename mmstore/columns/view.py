@@ -208,9 +208,9 @@ class ColumnView:
         if self.kind.text and _STRING is not None:
             missing = self.null_count and fill is None
             return np.array(listed, _STRING(na_object=None) if missing else _STRING())
-        found = np.empty(len(listed), object)
-        found[:] = listed
-        return found
+        if self.kind.shape and not self.null_count:
+            return np.array(listed, object).reshape(-1, *self.kind.shape)
+        return np.fromiter(listed, object, len(listed))  # not array(): lists may be equally long
 
     def to_masked(self) -> np.ma.MaskedArray[Any, Any]:
         """A masked array over the values (no copy of them where they are fixed), masked where a row is missing."""
@@ -238,6 +238,8 @@ class ColumnView:
             found = [items[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
         elif kind.arrow.startswith("d:"):
             found = decimals(kind, self.values)
+            if kind.shape:
+                found = list(np.array(found, object).reshape(-1, *kind.shape))
         elif kind.dtype.kind in "mM" or kind.shape or kind.arrow in _TIME_OF:
             values = self.values
             found = list(values.astype("i8").view(_TIME_OF[kind.arrow]) if kind.arrow in _TIME_OF else values)
@@ -266,9 +268,7 @@ class ColumnView:
         """The elements of lists as values."""
         kind, values = self.kind, self.parts["values"]
         if kind.arrow.startswith("d:"):
-            found = np.empty(len(values), object)
-            found[:] = decimals(kind, values)
-            return found
+            return np.array(decimals(kind, values), object)
         return values.astype("i8").view(_TIME_OF[kind.arrow]) if kind.arrow in _TIME_OF else values
 
     # --- as a sequence ------------------------------------------------------------------------------

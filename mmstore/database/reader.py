@@ -47,6 +47,10 @@ def _refuse(*_: object) -> bytes:
     raise PinNeeded
 
 
+class _Passing:
+    """Owns a pin for the length of a call."""
+
+
 class State:
     """One root: ``tree(name)`` for a keyspace's index, ``entry(name)`` for a catalog entry."""
 
@@ -212,8 +216,9 @@ class Reader:
         session = self._session
         if session is None:
             raise ClosedError(_CLOSED)
-        root = session.pins.pin_snapshot(passing=True)
+        owner = _Passing()
+        root = session.pins.pin_snapshot(owner, passing=True)
         try:
             yield State(session, root, pinned=True)
         finally:
-            session.pins.release_snapshot(root.txn, passing=True)
+            session.pins.release_snapshot(owner, root.txn)

@@ -126,7 +126,9 @@ class ReadTable(Named):
                 raise TypeError('expected one column, or rows; for some columns use take, scan, or t["x"] each')
             return self.take(what)
         with self._state() as state:
-            row = int(row_numbers(np.array([what]), state.rows)[0])
+            if not -state.rows <= what < state.rows:
+                raise IndexError(f"row {what:,} of {state.rows:,}")
+            row = int(what) % state.rows
             return {column.name: state.column(at)[row : row + 1].tolist()[0] for at, column in enumerate(state.schema)}
 
     def _slice(self, what: slice) -> Rows:

@@ -25,7 +25,8 @@ from mmstore.errors import ClosedError, CorruptError, DiskFullError, SyncError
 from mmstore.keyspace.index import Index
 from mmstore.pages.freelist import FreeList
 from mmstore.pages.live import LivePage
-from mmstore.pages.pins import Interval, Pins, needed_intervals
+from mmstore.pages.pins import Pins
+from mmstore.pages.readers import Interval, needed_intervals
 from mmstore.pages.root import Identity, Root
 from mmstore.pages.workspace import Workspace
 
@@ -76,10 +77,10 @@ class Session:
         self.workspace = self._new_workspace()
         self.log: Log | None = None
         self.spare_indexes: list[Index] = []
-        self.words: dict[Any, dict[bytes, int]] = {}
+        self.words: dict[int, Any] = {}
         """The words of category columns, as `columns.words` has them, of states that were committed or are being."""
         self.tails: dict[tuple[int, int], Any] = {}
-        """Running hashes of the ends of columns, as `columns.sequence` has them; true whatever becomes of a transaction."""
+        """Running hashes of the ends of columns, as `columns.sequence` has them, whatever becomes of a transaction."""
         self.disk_full = False
         """The file could not grow since the last transaction began."""
         self.closed = False

@@ -1,253 +1,160 @@
-"""Loading files into a store: streaming, in one atomic commit.
+"""Loading files into a store: streaming, with bounded memory, in one atomic commit or in many.
 
-A table's column types come from the first batch.  When a later value doesn't fit them (longer text, the
-first missing number), what was appended is undone, the whole file is read once for its types, and loading
-starts again, all inside the one transaction.  Input that can be read only once, such as a pipe, raises the
-misfit instead, with what to name in the schema.
+    inputs  > read ahead in a thread >  batches  >  table or keyspace  > commit, with a bookmark where there are many
+
+All that can be loaded is in ``inputs``.  Without `commit_every` a load is one transaction: an error leaves the
+store as it was.  With it, a load is a row of transactions, and `resume` goes on behind the last.
 """
 
 from __future__ import annotations
 
-import datetime
-import json
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, BinaryIO, TypeAlias
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, BinaryIO, Final, TypeAlias
 
-from mmstore.columns.schema import Schema
 from mmstore.database import Database
 from mmstore.database import open as open_store
-from mmstore.database.transaction import Transaction
-from mmstore.errors import SchemaError
-from mmstore.integrations.csv_input import CsvInput, Misfit, Types, arrow_types, column_types, to_array, widened
+from mmstore.integrations.inputs.base import require
+from mmstore.integrations.inputs.detect import Reading, expand
+from mmstore.integrations.job import Job, Loaded, Progress
+from mmstore.integrations.keyspaces import KeyspaceTarget
+from mmstore.integrations.resume import identity
+from mmstore.integrations.tables import TableTarget
+from mmstore.integrations.types import named_columns
+from mmstore.integrations.where import Condition, conditions
 
 __all__ = ["Loaded", "load"]
 
-Progress: TypeAlias = Callable[[int, int | None, int], None]
+Path: TypeAlias = "str | os.PathLike[str]"
 
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """What `load` did."""
-
-    rows: int
-    """Rows read."""
-    added: int
-    """Rows appended to the table; or keys that the keyspace didn't have before."""
-    seconds: float
-    schema: str | None = None
-    """The table's columns."""
+EVERY: Final = 1_000_000
+"""Rows of a commit when a load may be resumed and no other number was given."""
 
 
 def load(
-    sources: str | os.PathLike[str] | BinaryIO | Sequence[str | os.PathLike[str]],
-    store: Database | str | os.PathLike[str],
+    sources: Path | BinaryIO | Sequence[Path | BinaryIO],
+    store: Database | Path,
     *,
     table: str | None = None,
     keyspace: str | None = None,
-    key: str | None = None,
+    key: str | Sequence[str] | None = None,
     value: str | None = None,
+    value_format: str | None = None,
     schema: Mapping[str, Any] | None = None,
-    replace: bool = False,
+    columns: Sequence[str] | None = None,
+    where: str | Condition | Sequence[str | Condition] | None = None,
     append: bool = False,
-    delimiter: str = ",",
+    replace: bool = False,
+    on_conflict: str | None = None,
+    on_error: str = "raise",
+    rejects: Path | None = None,
+    commit_every: int | None = None,
+    resume: bool = False,
+    format: str | None = None,
+    delimiter: str | None = None,
+    names: Sequence[str] | None = None,
+    encoding: str = "utf-8",
+    part: str | None = None,
+    unpickle: bool = False,
     progress: Progress | None = None,
 ) -> Loaded:
-    """Load CSV files into a table, or with `key` into a keyspace, in one transaction.
+    """Load files into a table or a keyspace.
 
-    `sources`: a path, "-", a binary file, or several paths; packed ones (.zip with one file, .gz, .bz2, .zst) too.
-    `table`: its name.  Its columns are those of the file; `schema` names types that aren't to be guessed.
-    `keyspace`, `key`, `value`: the records are the texts of the columns `key` and `value`, as bytes; without
-    `value`, each row is kept as JSON.
+    `sources`: paths, globs, "-" for standard input, binary files.  `format` where a name doesn't tell it.
+    `table`: its name, and `key` the column or columns that identify its rows.  `schema` names types that aren't to be
+    taken from the input (`{"delay": "i4?"}`: the question mark for nullable), `columns` the columns wanted.
+    `keyspace`: its name, "" for the store's own; `key` and `value` are columns.  Without `value` each row is kept as
+    JSON.  `value_format`: "json" or "raw".
+    `where`: conditions such as "delay >= 30" that choose rows.
     `replace` drops what the name held; `append` adds to it.  Without either, a name that holds something is an error.
+    `on_conflict`: "error" (tables), "replace" (keyspaces) or "ignore", for keys that are there already.
+    `on_error`: "raise", or "skip" to leave out rows that don't fit; `rejects` names a file for them.
+    `commit_every`: commit after so many rows; `resume`: go on behind the last commit of the same load, if any.
+    `delimiter`, `names` (columns of text without a header) and `encoding` go with CSV; `part` names a table, keyspace
+    or database within the input; `unpickle` allows a shelve, which runs code.
     `progress(bytes read, bytes in all or None, rows)` is called after each batch.
 
-    Raises SchemaError when the file and the schema don't fit, and leaves the store as it was.
+    Raises SchemaError (with file, line, column and value where a row is to blame), and leaves the store as the last
+    commit had it: without `commit_every`, as it was.
     """
+    _check(table, keyspace, key, value, value_format, schema, replace, append, on_conflict, on_error, rejects,
+           commit_every)  # fmt: skip
+    require("pyarrow", "arrow")
+    how = Reading(
+        format,
+        delimiter,
+        None if names is None else tuple(names),
+        encoding,
+        part,
+        unpickle,
+        value_format == "raw",
+        table,
+    )
+    how.wanted()
+    chosen = conditions(where)
+    places = [place for source in _listed(sources) for place in expand(source)]
+    if not places:
+        raise ValueError("expected at least one input")
+    keys = (key,) if isinstance(key, str) else tuple(key or ())
+    named = named_columns(schema)
+    common: dict[str, Any] = {"columns": columns, "where": chosen, "on_conflict": on_conflict}
+    target: TableTarget | KeyspaceTarget
+    if table is not None:
+        target = TableTarget(table, key=keys, named=named, **common)
+    else:
+        assert keyspace is not None
+        target = KeyspaceTarget(
+            keyspace, key=keys[0] if keys else None, value=value, value_format=value_format, **common
+        )
+    with ExitStack() as stack:
+        database = store if isinstance(store, Database) else stack.enter_context(open_store(store))
+        job = Job(database, places, how, target, skip=on_error == "skip", rejects=rejects, progress=progress)
+        if commit_every is not None or resume:
+            what = {
+                "inputs": [_known(place) for place in places], "table": table, "keyspace": keyspace, "key": keys,
+                "value": value, "value_format": value_format, "columns": list(columns or ()), "where": chosen,
+                "schema": {name: str(kind) for name, kind in (schema or {}).items()}, "on_error": on_error,
+                "format": format, "delimiter": delimiter, "names": names, "encoding": encoding, "part": part,
+                "on_conflict": on_conflict,
+            }  # fmt: skip
+            job.bookmarked(what, identity(what), commit_every or EVERY)
+        return job.run(append=append, replace=replace, resume=resume)
+
+
+def _check(
+    table: str | None, keyspace: str | None, key: Any, value: Any, value_format: str | None, schema: Any, replace: bool,
+    append: bool, on_conflict: str | None, on_error: str, rejects: Any, commit_every: int | None,
+) -> None:  # fmt: skip
+    """Raise ValueError for arguments that contradict each other."""
     if (table is None) == (keyspace is None):
         raise ValueError("expected either a table or a keyspace to load into")
-    if keyspace is not None and key is None:
-        raise ValueError("expected the column that holds the keys: pass key=")
-    if table is not None and (key is not None or value is not None):
-        raise ValueError("key and value go with a keyspace, not with a table")
+    if table is not None and (value is not None or value_format is not None):
+        raise ValueError("value and value_format go with a keyspace, not with a table")
+    if keyspace is not None and key is not None and not isinstance(key, str):
+        raise ValueError(f"expected one column for the keys of a keyspace, found {key!r}")
     if keyspace is not None and schema is not None:
-        raise ValueError("a keyspace holds the texts as they are; a schema goes with a table")
+        raise ValueError("a keyspace holds texts or JSON; a schema goes with a table")
     if replace and append:
         raise ValueError("expected replace or append, not both")
-    if isinstance(sources, Sequence) and not isinstance(sources, str):
-        inputs = [CsvInput(source, delimiter) for source in sources]
-    else:
-        inputs = [CsvInput(sources, delimiter)]
-    total = _Total(inputs, progress)
-    if not isinstance(store, Database):
-        with open_store(store) as database:
-            return _load(database, inputs, table, keyspace, key, value, schema, replace, append, total)
-    return _load(store, inputs, table, keyspace, key, value, schema, replace, append, total)
+    if value_format not in (None, "json", "raw"):
+        raise ValueError(f"expected value_format 'json' or 'raw', found {value_format!r}")
+    if on_conflict not in (None, "error", "replace", "ignore"):
+        raise ValueError(f"expected on_conflict 'error', 'replace' or 'ignore', found {on_conflict!r}")
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"expected on_error 'raise' or 'skip', found {on_error!r}")
+    if rejects is not None and on_error != "skip":
+        raise ValueError("a file for rejected rows goes with on_error='skip'")
+    if commit_every is not None and commit_every < 1:
+        raise ValueError(f"expected commit_every of at least 1 row, found {commit_every}")
 
 
-def _load(
-    database: Database,
-    inputs: list[CsvInput],
-    table: str | None,
-    keyspace: str | None,
-    key: str | None,
-    value: str | None,
-    schema: Mapping[str, Any] | None,
-    replace: bool,
-    append: bool,
-    total: _Total,
-) -> Loaded:
-    started = time.perf_counter()
-    with database.transaction() as txn:
-        if table is not None:
-            rows, text = _load_table(txn, inputs, table, schema or {}, replace, append, total)
-            return Loaded(rows, rows, time.perf_counter() - started, text)
-        assert keyspace is not None and key is not None
-        rows, added = _load_keyspace(txn, inputs, keyspace, key, value, replace, append, total)
-        return Loaded(rows, added, time.perf_counter() - started)
+def _listed(sources: Any) -> list[Any]:
+    return list(sources) if isinstance(sources, Sequence) and not isinstance(sources, str) else [sources]
 
 
-class _Total:
-    """Adds up what several inputs report."""
-
-    def __init__(self, inputs: list[CsvInput], progress: Progress | None) -> None:
-        self.inputs, self.progress, self.rows = inputs, progress, 0
-        sizes = [source.size for source in inputs]
-        self.size = None if None in sizes else sum(size for size in sizes if size is not None)
-
-    def add(self, rows: int) -> None:
-        self.rows += rows
-        if self.progress is not None:
-            self.progress(sum(source.read for source in self.inputs), self.size, self.rows)
-
-
-# --- tables ------------------------------------------------------------------------------------------
-
-
-def _load_table(
-    txn: Transaction,
-    inputs: list[CsvInput],
-    name: str,
-    named: Mapping[str, Any],
-    replace: bool,
-    append: bool,
-    total: _Total,
-) -> tuple[int, str]:
-    exists = _has_table(txn, name)
-    if exists and replace:
-        txn.drop(name)
-        exists = False
-    if exists and not append:
-        raise SchemaError(f"the table {name!r} is there already; choose to append to it or to replace it")
-    if exists:
-        fixed: Types = {column.name: column.row_dtype for column in txn.table(name).schema}
-    else:
-        fixed = {column.name: column.row_dtype for column in Schema.of(named)} if named else {}
-    try:
-        with txn.savepoint():
-            _append_all(txn, inputs, name, fixed, not exists, total)
-    except Misfit:
-        if exists or not all(source.again for source in inputs):
-            raise
-        total.rows = 0
-        _append_all(txn, inputs, name, _scan(inputs, fixed), True, total)
-    return total.rows, str(txn.table(name).schema)
-
-
-def _has_table(txn: Transaction, name: str) -> bool:
-    try:
-        txn.table(name)
-    except KeyError:
-        return False
-    return True
-
-
-def _append_all(txn: Transaction, inputs: list[CsvInput], name: str, fixed: Types, create: bool, total: _Total) -> None:
-    """Append all inputs' rows; the types not in `fixed` come from the first batch."""
-    types: Types = {}
-    for source in inputs:
-        parse = arrow_types(types or fixed)
-        for batch in source.batches(source.text_for_nothing(parse)):
-            if not types:
-                types = {column: fixed.get(column, dtype) for column, dtype in column_types(batch).items()}
-                if create:
-                    txn.create_table(name, types)
-            _check_columns(source, batch, {**types, **fixed})
-            if batch.num_rows:
-                rows = {column: to_array(column, batch.column(column), dtype) for column, dtype in types.items()}
-                txn.table(name).append(rows)
-            total.add(batch.num_rows)
-    if create and not types:
-        if not fixed:
-            raise SchemaError(f"{inputs[0].name} has no rows, so its columns' types are unknown; name them all")
-        txn.create_table(name, fixed)
-
-
-def _check_columns(source: CsvInput, batch: Any, types: Types) -> None:
-    found, expected = set(batch.schema.names), set(types)
-    if found != expected or len(batch.schema.names) != len(found):
-        raise SchemaError(
-            f"{source.name} has the columns {', '.join(batch.schema.names)}; expected {', '.join(types)}, each once"
-        )
-
-
-def _scan(inputs: list[CsvInput], fixed: Types) -> Types:
-    """The types that hold every row of the inputs."""
-    parse = arrow_types(fixed)
-    types = widened(batch for source in inputs for batch in source.batches(source.text_for_nothing(parse)))
-    return {column: fixed.get(column, dtype) for column, dtype in types.items()}
-
-
-# --- keyspaces ---------------------------------------------------------------------------------------
-
-
-def _load_keyspace(
-    txn: Transaction,
-    inputs: list[CsvInput],
-    name: str,
-    key: str,
-    value: str | None,
-    replace: bool,
-    append: bool,
-    total: _Total,
-) -> tuple[int, int]:
-    mapping = txn.keyspace(name) if name else txn
-    if replace:
-        mapping.clear()
-    before = len(mapping)
-    if before and not append:
-        raise SchemaError(
-            f"the keyspace {name!r} holds {before:,} records already; choose to append to it or to replace them"
-        )
-    for source in inputs:
-        for keys, values in _records(source, key, value):
-            mapping.put_many(keys, values)
-            total.add(len(keys))
-    return total.rows, len(mapping) - before
-
-
-def _records(source: CsvInput, key: str, value: str | None) -> Iterator[tuple[list[bytes], list[bytes]]]:
-    """(keys, values) of each batch, as bytes."""
-    import pyarrow as pa
-
-    text = {key: pa.binary()} if value is None else {key: pa.binary(), value: pa.binary()}
-    for batch in source.batches(text, None if value is None else list(text)):
-        if key not in batch.schema.names:
-            raise SchemaError(f"{source.name} has no column {key!r}; it has {', '.join(batch.schema.names)}")
-        keys = batch.column(key).to_pylist()
-        if value is not None:
-            yield keys, batch.column(value).to_pylist()
-            continue
-        rows = batch.to_pylist()
-        for row in rows:
-            row[key] = row[key].decode("utf-8", "backslashreplace")
-        yield keys, [json.dumps(row, ensure_ascii=False, default=_plain).encode() for row in rows]
-
-
-def _plain(value: Any) -> Any:
-    """What JSON has no word for."""
-    if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat()
-    return str(value)
+def _known(place: Any) -> list[Any]:
+    """What tells an input from others: its absolute path and size."""
+    if not isinstance(place, str | os.PathLike) or not os.path.exists(place):
+        raise ValueError(f"a load that commits in between can be resumed only from files, found {place!r}")
+    return [os.path.abspath(place), os.path.getsize(place)]

@@ -22,7 +22,6 @@ from typing import Any
 import duckdb
 import nanoarrow
 import numpy as np
-import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -255,7 +254,7 @@ def test_to_polars_duckdb_pandas_nanoarrow() -> None:
     assert pl.DataFrame(shown)["x"].to_list() == [0, 1, 2, 3, 4, 4, 5, 6]
     assert duckdb.sql("select sum(x), count(*) from shown").fetchall() == [(25, 8)]
     assert nanoarrow.Array(shown).child(0).to_pylist() == [0, 1, 2, 3, 4, 4, 5, 6]
-    assert pd.DataFrame.from_arrow(shown)["x"].tolist() == [0, 1, 2, 3, 4, 4, 5, 6]
+    assert pa.table(shown).to_pandas()["x"].tolist() == [0, 1, 2, 3, 4, 4, 5, 6]
 
 
 def test_nothing_is_copied() -> None:
@@ -774,7 +773,7 @@ def forged_array(field: Field, data: Data, **members: Any) -> tuple[Any, Forged]
         ({"length": -1}, "expected a length and an offset"),
         ({"offset": -1}, "expected a length and an offset"),
         ({"length": (1 << 63) - 1, "offset": 5}, "expected a length and an offset"),
-        ({"length": 1 << 62}, "more bytes than there are addresses"),
+        ({"length": 1 << 62}, "a buffer can't have"),
         ({"null_count": 3}, "can't have 3 nulls"),
         ({"null_count": -2}, "can't have -2 nulls"),
         ({"n_buffers": 2}, "expected 3 buffers for 'u', found 2"),
@@ -795,10 +794,10 @@ def test_buffers_that_lie() -> None:
     falling = np.array([0, 1, -1], "i4")
     for addresses, nulls, message in [
         ([0, 0, 0], 1, "expected a validity buffer"),
-        ([0, 0, 0], 0, "expected a buffer of 3 items, found NULL"),
+        ([0, 0, 0], 0, "expected a buffer of 12 bytes, found NULL"),
         ([0, falling.ctypes.data, 0], -1, "expected offsets that rise"),
         ([0, falling[1:].ctypes.data, 0], -1, "expected offsets that rise"),
-        ([0, TEXTS.buffers[1].ctypes.data, 0], -1, "expected a buffer of 2 items, found NULL"),  # type: ignore[union-attr]
+        ([0, TEXTS.buffers[1].ctypes.data, 0], -1, "expected a buffer of 2 bytes, found NULL"),  # type: ignore[union-attr]
     ]:
         pointers = (ctypes.c_void_p * 3)(*addresses)
         length = 1 if addresses[1] == falling[1:].ctypes.data else 2
@@ -873,11 +872,13 @@ def with_(data: Data, **members: Any) -> Data:
         (Field("l"), Data(9, 0, (np.zeros(1, "u1"), np.zeros(9))), "expected a buffer of 2 bytes, found 1"),
         (Field("l"), Data(2, 0, (None, np.zeros(4)[::2])), "contiguous buffers"),
         (Field("l"), Data(2, 0, (None, np.zeros(2, ">i8"))), "byte order"),
+        (Field("l"), Data(2, 0, (None, np.zeros(2, object))), "buffers of numbers"),
         (Field("w:0"), Data(1 << 62, 5, (None, np.zeros(0, "u1"))), "expected a validity buffer"),
         (Field("+w:3", children=(Field("c"),)), Data(2, 0, (None,), (Data(5, 0, (None, np.zeros(5, "i1"))),)), "of 6"),
         (Field("vu"), Data(1, 0, (None, np.zeros(16, "u1"))), "expected 3 buffers or more"),
         (Field("vu"), Data(1, 0, (None, np.zeros(16, "u1"), np.zeros(3, "u1"), np.array([4]))), "of 4 bytes, found 3"),
         (Field("vu"), Data(1, 0, (None, np.zeros(16, "u1"), np.zeros(3, "u1"), None)), "of 8 bytes, found none"),
+        (Field("vu"), Data(1, 0, (None, np.zeros(16, "u1"), np.zeros(3, "u1"), np.array([-4]))), "sizes of buffers"),
     ],
 )
 def test_data_that_lie_are_not_exported(field: Field, data: Data, message: str) -> None:

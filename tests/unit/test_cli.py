@@ -54,6 +54,12 @@ def test_ls(store: str) -> None:
     out = run("ls", store).stdout
     assert "users" in out and "1 records" in out and "2 rows" in out and "ts, px" in out
     assert "float64" in run("ls", store, "ticks").stdout
+    with mmstore.open(store) as db:
+        db.create_table("keyed", {"id": "i8", "text": "utf8"}, key="id").append({"id": [1, 2], "text": ["a", "b"]})
+        db.table("keyed").delete([0])
+    assert "1 rows, 1 deleted" in run("ls", store).stdout
+    out = run("ls", store, "keyed").stdout
+    assert "int64, key" in out and "varies" in out
     assert "b'Ada'" in run("ls", store, "users").stdout
     assert run("ls", store, "-", "-n", "1").stdout.count("\n") == 2
 
@@ -98,25 +104,6 @@ def test_dump_of_something_else(tmp_path: Path) -> None:
     result = run("dump", str(tmp_path / "other"), "70")
     assert result.exit_code == 1 and "is it a store?" in result.stderr
     assert "THE CHECKSUM DOES NOT HOLD" in run("dump", str(tmp_path / "other")).stdout
-
-
-def test_load(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("k;v\n1;x\n2;yy\n")
-    store = str(tmp_path / "new.mms")
-    source = str(tmp_path / "a.csv")
-    done = run("load", source, store, "--table", "t", "-d", ";", "-s", "k=i4")
-    assert done.exit_code == 0 and "2 rows into table t" in done.stderr
-    assert run("load", source, source, store, "-k", "names", "--key", "k", "--value", "v", "-d", ";").exit_code == 0
-    assert run("load", "-", store, "-t", "p", data=b"a\n1\n").exit_code == 0
-    with mmstore.open(store, "r") as db:
-        assert db.table("t")["k"].dtype == "i4" and db.table("t")["v"].tolist() == [b"x", b"yy"]
-        assert dict(db.keyspace("names")) == {b"1": b"x", b"2": b"yy"}
-        assert db.table("p")["a"].tolist() == [1]
-    again = run("load", source, store, "--table", "t", "-d", ";")
-    assert again.exit_code == 1 and "is there already" in again.stderr
-    assert run("load", source, store).exit_code == 2
-    assert run("load", source, store, "-t", "u", "-s", "k").exit_code == 2
-    assert run("load", str(tmp_path / "nix.csv"), store, "-t", "u").exit_code == 1
 
 
 @pytest.mark.parametrize("words", [["get", "S", "a"], ["ls", "S"], ["stat", "S"], ["check", "S"], ["dump", "S"]])

@@ -100,7 +100,7 @@ def test_a_payload_that_was_cut_is_refused(listed: list[Operation], data: st.Dat
             list(decode(whole[:cut]))
 
 
-@pytest.mark.parametrize("code", [0, 7, 255])
+@pytest.mark.parametrize("code", [0, 15, 255])
 def test_an_unknown_code_is_refused(code: int) -> None:
     with pytest.raises(CorruptError, match="impossible"):
         list(decode(fmt.OP.struct.pack(code, 0, 0, 0, 0)))

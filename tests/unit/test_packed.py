@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import mmstore
 from bothkernels import BOTH, IDS, INSTALLED, SOURCE
 from indexstore import ALL, IndexStore
 from mmstore.errors import CorruptError
@@ -22,6 +23,13 @@ MASKS = (ALL, 0xFFFF, 0xF << 60 | 0xFF, 0)
 
 def pack(keys: list[bytes]) -> tuple[bytes, Any]:
     return b"".join(keys), np.array([0, *accumulate(map(len, keys))], np.int64)
+
+
+def most(kernels: Any, mask: int) -> int:
+    """How many records a test can afford."""
+    if kernels is SOURCE or not mmstore.compiled():
+        return 400 if mask == ALL else 100
+    return 3000 if mask == ALL else 300
 
 
 def gathered(tree: Any, keys: list[bytes], size: int) -> list[bytes | None]:
@@ -78,7 +86,7 @@ def test_offsets_are_int64(kernels: Any, kind: str) -> None:
 def test_gather_is_get(kernels: Any, n: int, mask: int) -> None:
     """Committed and in a transaction, few and many, whatever the hashes are, in buckets and in runs."""
     rng = random.Random(n)
-    n = min(n, 300 if kernels is INSTALLED else 120) if mask != ALL or kernels is SOURCE else n
+    n = min(n, most(kernels, mask))
     for size in (0, 8, 100, 2000) if n < 100 else (8,):
         store = IndexStore(kernels, 4096, mask)
         index = store.begin()
@@ -221,7 +229,7 @@ def test_gather_of_damaged_runs(kernels: Any) -> None:
 @pytest.mark.parametrize("mask", MASKS, ids=hex)
 def test_put_and_delete_packed(kernels: Any, mask: int, n: int) -> None:
     rng = random.Random(n)
-    n = min(n, 300 if kernels is INSTALLED else 120) if mask != ALL or kernels is SOURCE else n
+    n = min(n, most(kernels, mask))
     store = IndexStore(kernels, 4096, mask, limit=rng.choice([64 << 20, 20 * 4096]))
     model: dict[bytes, bytes] = {}
     for size in (8, 100, 0, 1500, 7):
@@ -264,7 +272,7 @@ def test_packed_and_lists_give_the_same_bytes() -> None:
         stores = [IndexStore(kernels, 4096, limit=40 * 4096) for kernels in (INSTALLED, INSTALLED, SOURCE)]
         for round_ in range(2):
             rng = random.Random(round_)
-            keys = [rng.randbytes(2) for _ in range(1500)]
+            keys = [rng.randbytes(2) for _ in range(600)]
             values = rng.randbytes(size * len(keys))
             for number, store in enumerate(stores):
                 index = store.begin()
@@ -279,7 +287,7 @@ def test_packed_and_lists_give_the_same_bytes() -> None:
 def test_fill_after_a_packed_build() -> None:
     store = IndexStore(INSTALLED)
     index = store.begin()
-    n = 20000
+    n = 20000 if mmstore.compiled() else 2000
     keys = np.random.default_rng(1).integers(0, 1 << 62, n)
     index.put_packed(keys, np.arange(n + 1) * 8, keys, 8)
     desc = index.desc

@@ -12,15 +12,22 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from mmstore.columns import rows
+from mmstore.columns import batch, convert
 from mmstore.columns.schema import Schema
 from mmstore.errors import CorruptError, SchemaError
+
+
+def converted(schema: Schema, data: Any) -> tuple[int, list[np.ndarray[Any, Any]]]:
+    """(rows, the columns' values) of `data`, for a schema of plain types."""
+    (found,) = convert.batches(schema, data)
+    assert all(parts.keys() == {"values"} for parts in found.columns)
+    return found.rows, [parts["values"] for parts in found.columns]
 
 
 def one(spec: Any, values: Any) -> np.ndarray[Any, Any]:
     """`values` converted for a column of type `spec`."""
     schema = Schema.of({"x": spec})
-    n, (found,) = rows.convert(schema, {"x": values})
+    n, (found,) = converted(schema, {"x": values})
     assert found.flags.c_contiguous and found.shape == (n, *schema["x"].shape) and found.dtype == schema["x"].dtype
     return found
 
@@ -124,12 +131,12 @@ REFUSED: list[tuple[Any, Any, str]] = [
     ("i8", [1.0], "floats"),
     ("i8", np.array([1.5]), "astype"),
     ("i8", ["1"], "text"),
-    ("i8", [None, 1], "None"),
+    ("i8", [None, 1], "1 rows have no value, the first of them row 0"),
     ("i8", [[1, 2]], "shape"),
-    ("i8", 3, "shape"),
+    ("i8", 3, "found one int"),
     ("i8", [[1], [2, 3]], "array"),
     ("i8", [1, "2"], "text"),
-    ("i8", np.ma.masked_array([1, 2], mask=[False, True]), "masked"),
+    ("i8", np.ma.masked_array([1, 2], mask=[False, True]), "the first of them row 1"),
     ("?", [0, 1], "integers"),
     ("f8", [2**53 + 1], "9007199254740993"),
     ("f8", np.array([2**64 - 1], "u8"), "18446744073709551615"),
@@ -162,7 +169,7 @@ REFUSED: list[tuple[Any, Any, str]] = [
     ("U3", np.array(["abcd", "e"]), "make it wider"),
     ("U3", [b"abc"], "bytes"),
     ("U3", [1, "a"], "int, str"),
-    ("U3", [None], "None"),
+    ("U3", [None], "no value"),
     ("U3", np.array([1.5]), "floats"),
     ("V3", [b"ab"], "exactly 3"),
     ("V3", np.array([b"ab"], "V2"), "width"),
@@ -211,57 +218,64 @@ DATA = {"a": [1, 2], "b": [[1, 2], [3, 4]], "c": ["x", "yz"]}
 
 
 def test_all_columns_and_no_others() -> None:
-    assert rows.convert(SCHEMA, DATA)[0] == 2
-    assert rows.convert(SCHEMA, dict(reversed(DATA.items())))[0] == 2
+    assert converted(SCHEMA, DATA)[0] == 2
+    assert converted(SCHEMA, dict(reversed(DATA.items())))[0] == 2
     with pytest.raises(SchemaError, match="missing: 'a', 'c'"):
-        rows.convert(SCHEMA, {"b": [[1, 2]]})
+        converted(SCHEMA, {"b": [[1, 2]]})
     with pytest.raises(SchemaError, match="unknown: 'd'"):
-        rows.convert(SCHEMA, DATA | {"d": [1, 2]})
+        converted(SCHEMA, DATA | {"d": [1, 2]})
     with pytest.raises(SchemaError, match=r"'c' has 1 rows, 'a' has 2"):
-        rows.convert(SCHEMA, DATA | {"c": ["x"]})
+        converted(SCHEMA, DATA | {"c": ["x"]})
 
 
 def test_structured_arrays() -> None:
     data = np.array([("x", 1, [1, 2]), ("yz", 2, [3, 4])], [("c", "U8"), ("a", "u2"), ("b", "f8", 2)])
-    n, arrays = rows.convert(SCHEMA, data)
+    n, arrays = converted(SCHEMA, data)
     assert n == 2 and arrays[0].tolist() == [1, 2] and arrays[2].tolist() == ["x", "yz"]
-    assert rows.convert(SCHEMA, data.view(np.recarray))[0] == 2
+    assert converted(SCHEMA, data.view(np.recarray))[0] == 2
     with pytest.raises(SchemaError, match="one-dimensional"):
-        rows.convert(SCHEMA, data.reshape(2, 1))
+        converted(SCHEMA, data.reshape(2, 1))
     with pytest.raises(SchemaError, match="missing: 'b'"):
-        rows.convert(SCHEMA, data[["a", "c"]])
+        converted(SCHEMA, data[["a", "c"]])
 
 
 @pytest.mark.parametrize(
     "data", [pd.DataFrame({"a": [1]}), pa.table({"a": [1]}), pa.record_batch({"a": pa.array([1])})], ids=type
 )
-def test_arrow_data_is_refused_with_what_to_do(data: Any) -> None:
+def test_arrow_data_is_taken_as_it_is(data: Any) -> None:
     schema = Schema.of({"a": "i8"})
-    with pytest.raises(SchemaError, match="to_numpy"):
-        rows.convert(schema, data)
+    n, (values,) = converted(schema, data)
+    assert n == 1 and values.dtype == np.dtype("i8") and values.tolist() == [1]
     names = getattr(data, "columns", None) if isinstance(data, pd.DataFrame) else data.schema.names
-    assert rows.convert(schema, {name: data[name].to_numpy() for name in names})[0] == 1  # type: ignore[union-attr]
+    assert converted(schema, {name: data[name].to_numpy() for name in names})[0] == 1  # type: ignore[union-attr]
+    with pytest.raises(SchemaError, match="'b'"):
+        converted(Schema.of({"b": "i8"}), data)
 
 
 @pytest.mark.parametrize("data", [None, 3, [1, 2], np.arange(3), "abc", [(1, 2)]])
 def test_what_has_no_columns_is_refused(data: Any) -> None:
     with pytest.raises(SchemaError, match="dict of arrays"):
-        rows.convert(SCHEMA, data)
+        converted(SCHEMA, data)
 
 
 def test_the_log_has_the_columns_bytes_one_after_the_other() -> None:
-    n, arrays = rows.convert(SCHEMA, DATA)
-    payload = b"".join(rows.join(arrays))
-    assert payload == b"".join(array.tobytes() for array in arrays) and len(payload) == n * SCHEMA.row_size
-    assert [bytes(piece) for piece in rows.split(SCHEMA, n, payload)] == [array.tobytes() for array in arrays]
-    assert [len(piece) for piece in rows.split(SCHEMA, 0, b"")] == [0, 0, 0]
+    (found,) = convert.batches(SCHEMA, DATA)
+    arrays = [parts["values"] for parts in found.columns]
+    payload = b"".join(batch.encode(SCHEMA.columns, found))
+    sizes = np.array([array.nbytes for array in arrays], "<u8").tobytes()
+    assert payload == sizes + b"".join(array.tobytes() for array in arrays)
+    assert len(payload) == len(sizes) + found.rows * SCHEMA.row_size
+    again = batch.decode(SCHEMA.columns, found.rows, payload)
+    assert [parts["values"].tolist() for parts in again.columns] == [array.tolist() for array in arrays]
+    nothing = batch.decode(SCHEMA.columns, 0, bytes(len(sizes)))
+    assert [parts["values"].shape for parts in nothing.columns] == [(0,), (0, 2), (0,)]
     for wrong in (payload[:-1], payload + b"x", b""):
         with pytest.raises(CorruptError):
-            rows.split(SCHEMA, n, wrong)
+            batch.decode(SCHEMA.columns, found.rows, wrong)
 
 
 @pytest.mark.parametrize("spec", ["?", "f2", "c8", "M8[ns]", "m8[s]", "S3", "U2", "V5", ("M8[D]", 3)], ids=str)
 def test_raw_bytes_of_every_type(spec: Any) -> None:
     column = Schema.of({"x": spec})["x"]
     data = np.zeros((4, *column.shape), column.dtype)
-    assert bytes(rows.raw(data)) == data.tobytes() and len(rows.raw(data[:0])) == 0
+    assert bytes(batch.raw(data)) == data.tobytes() and len(batch.raw(data[:0])) == 0

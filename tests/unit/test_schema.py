@@ -1,4 +1,4 @@
-"""Schemas: every type of fixed width, clear refusals, and hostile JSON."""
+"""Schemas: every type that can be held, clear refusals, keys, and hostile JSON."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mmstore.columns import types
 from mmstore.columns.schema import MAX_COLUMNS, Column, Schema
+from mmstore.columns.types import Kind, nullable
 from mmstore.errors import CorruptError, FormatError, SchemaError
 
 HELD = [
@@ -41,35 +43,91 @@ def test_storage_is_little_endian_and_without_metadata() -> None:
 def test_shapes() -> None:
     assert Schema.of({"x": ("f4", 1)})["x"].shape == (1,)
     assert Schema.of({"x": (("f4", 3), 4)})["x"].shape == (4, 3)
-    assert Schema.of({"x": ("S", 5)})["x"] == Column("x", np.dtype("S5"))
+    assert Schema.of({"x": ("S", 5)})["x"] == Column("x", Kind(np.dtype("S5")))
     assert Schema.of([("x", "f4", 7), ("y", "i8")]).columns == (
-        Column("x", np.dtype("f4"), (7,)),
-        Column("y", np.dtype("i8")),
+        Column("x", Kind(np.dtype("f4"), (7,)), 0),
+        Column("y", Kind(np.dtype("i8")), 1),
     )
+
+
+OTHERS: list[tuple[Any, str, tuple[str, ...], str]] = [  # what is said, its name, sequences, and Arrow's format
+    ("utf8", "utf8", ("offsets", "data"), ""),
+    ("string", "utf8", ("offsets", "data"), ""),
+    (str, "utf8", ("offsets", "data"), ""),
+    (np.dtypes.StringDType(), "utf8", ("offsets", "data"), ""),
+    ("binary", "binary", ("offsets", "data"), ""),
+    (bytes, "binary", ("offsets", "data"), ""),
+    ("category", "category", ("values", "word_offsets", "words"), ""),
+    ("decimal128(15,2)", "decimal128(15,2)", ("values",), "d:15,2"),
+    ("decimal128(15, 2)", "decimal128(15,2)", ("values",), "d:15,2"),
+    ("decimal(5)", "decimal128(5,0)", ("values",), "d:5,0"),
+    ("decimal32(9,-2)", "decimal32(9,-2)", ("values",), "d:9,-2,32"),
+    ("decimal64(18,18)", "decimal64(18,18)", ("values",), "d:18,18,64"),
+    ("date32", "date32", ("values",), "tdD"),
+    ("date64", "date64", ("values",), "tdm"),
+    ("time32[s]", "time32[s]", ("values",), "tts"),
+    ("time32[ms]", "time32[ms]", ("values",), "ttm"),
+    ("time64[us]", "time64[us]", ("values",), "ttu"),
+    ("time64[ns]", "time64[ns]", ("values",), "ttn"),
+    ("timestamp[ns]", "datetime64[ns]", ("values",), ""),
+    ("timestamp[us, UTC]", "timestamp[us, UTC]", ("values",), "tsu:UTC"),
+    ("timestamp[s, tz=Europe/Berlin]", "timestamp[s, Europe/Berlin]", ("values",), "tss:Europe/Berlin"),
+    ("duration[ms]", "timedelta64[ms]", ("values",), ""),
+    ("list(f8)", "list(float64)", ("offsets", "values"), ""),
+    ("list(date32)", "list(date32)", ("offsets", "values"), "tdD"),
+    ("list(decimal128(10,3))", "list(decimal128(10,3))", ("offsets", "values"), "d:10,3"),
+    (nullable("i4"), "nullable(int32)", ("validity", "values"), ""),
+    (nullable("?"), "nullable(bool)", ("validity", "values"), ""),
+    (nullable(("f4", 3)), "nullable(float32[3])", ("validity", "values"), ""),
+    (nullable("utf8"), "nullable(utf8)", ("validity", "offsets", "data"), ""),
+    (nullable("category"), "nullable(category)", ("validity", "values", "word_offsets", "words"), ""),
+    (nullable("list(u2)"), "nullable(list(uint16))", ("validity", "offsets", "values"), ""),
+    (nullable(nullable("date32")), "nullable(date32)", ("validity", "values"), "tdD"),
+    (("date32", 2), "date32[2]", ("values",), "tdD"),
+]
+
+
+@pytest.mark.parametrize(("spec", "name", "parts", "arrow"), OTHERS, ids=lambda value: str(value)[:40])
+def test_types_that_numpy_lacks_survive_the_file(spec: Any, name: str, parts: tuple[str, ...], arrow: str) -> None:
+    schema = Schema.of({"x": spec})
+    kind = schema["x"].kind
+    assert Schema.from_json(schema.to_json()) == schema and Column.decode(schema["x"].encode()) == schema["x"]
+    assert (str(kind), kind.parts, kind.arrow) == (name, parts, arrow)
+    assert kind.nullable == name.startswith("nullable") == schema["x"].nullable
+    assert kind.plain == (name.partition("[")[0] in ("datetime64", "timedelta64", "timestamp", "date64", "time64"))
+    if kind.layout != types.FIXED or kind.nullable:
+        with pytest.raises(SchemaError, match="structured dtype"):
+            assert schema.dtype
 
 
 @pytest.mark.parametrize(
     ("spec", "nearest"),
     [
-        ("utf8", "U32"),
-        ("string", "U32"),
-        ("binary", "V32"),
-        ("category", "i4"),
-        ("decimal128(15, 2)", "f8"),
-        ("date32", "datetime64[D]"),
-        ("timestamp[ns]", "fixed-width"),
-        (str, "U32"),
-        (bytes, "S32"),
+        ("struct<a: int>", "a column for each"),
+        ("map<a, b>", "a keyspace"),
+        ("union", "nullable column for each"),
+        ("null", 'nullable("utf8")'),
+        ("decimal256(50,2)", "decimal128(38, s)"),
+        ("decimal128(39,2)", "decimal128(38, s)"),
+        ("decimal128(0,0)", "decimal128(38, s)"),
+        ("decimal32(10,0)", "decimal128(38, s)"),
+        ("interval", "duration"),
+        ("list(utf8)", "list of numbers"),
+        ("list(?)", "list of numbers"),
+        ("list(list(i4))", "list of numbers"),
+        ("list(nonsense)", "can't be held"),
+        (nullable("nonsense"), "can't be held"),
+        (("utf8", 3), "use a list"),
+        ((nullable("i4"), 3), "use a list"),
         ("S", "S32"),
         ("V0", "V32"),
-        (object, "U32"),
-        (np.dtypes.StringDType(), "U32"),
+        (object, "utf8"),
         ("longdouble", '"f8"'),
         ("clongdouble", '"c16"'),
         ("datetime64", "datetime64[ns]"),
         ("m8", "timedelta64[ns]"),
         ("i4,f4", "V8"),
-        (None, "fixed-width"),
+        (None, "a numpy type such as"),
         (("f4", 0), "at least 1"),
         (("f4", -3), "at least 1"),
         (("f4", True), "at least 1"),
@@ -77,9 +135,9 @@ def test_shapes() -> None:
         (("f4",), "(type, n)"),
         (("f4", (1,) * 17), "dimensions"),
         (("f4", 1 << 30), "split"),
-        ("nonsense", "fixed-width"),
-        (3, "fixed-width"),
-        ("U99999999999", "fixed-width"),
+        ("nonsense", "a numpy type such as"),
+        (3, "a numpy type such as"),
+        ("U99999999999", "a numpy type such as"),
     ],
     ids=str,
 )
@@ -104,12 +162,38 @@ def test_what_is_no_schema_is_refused(spec: Any) -> None:
 
 def test_too_many_columns() -> None:
     with pytest.raises(SchemaError, match="columns"):
-        Schema(tuple(Column(str(n), np.dtype("i1")) for n in range(MAX_COLUMNS + 1)))
+        Schema(tuple(Column(str(n), Kind(np.dtype("i1")), n) for n in range(MAX_COLUMNS + 1)))
 
 
-def test_keys_come_later() -> None:
-    with pytest.raises(SchemaError, match="later version"):
-        Schema.of({"id": "i8"}, key="id")
+@pytest.mark.parametrize(
+    "spec", ["i8", "u1", "?", "M8[ns]", "m8[s]", "S3", "U3", "V3", "utf8", "binary", "date32", "decimal128(9,2)"]
+)
+def test_keys(spec: Any) -> None:
+    schema = Schema.of({"id": spec, "x": "f8"}, key="id")
+    assert schema.key == ("id",) and Schema.from_json(schema.to_json()) == schema
+    assert schema != Schema.of({"id": spec, "x": "f8"}) and Schema.of(schema) == schema
+    assert Schema.of(Schema.of({"id": spec, "x": "f8"}), key="id") == schema
+    two = Schema.of({"a": spec, "b": "i2", "x": "f8"}, key=("b", "a"))
+    assert two.key == ("b", "a") and Schema.from_json(two.to_json()) == two
+
+
+@pytest.mark.parametrize("spec", ["f8", "c8", "category", "list(i4)", nullable("i8"), nullable("utf8"), ("i4", 2)])
+def test_what_can_be_no_key(spec: Any) -> None:
+    with pytest.raises(SchemaError, match="column 'id' .* can't be a key"):
+        Schema.of({"id": spec, "x": "f8"}, key="id")
+
+
+@pytest.mark.parametrize("key", ["nope", (), ("id", "nope"), ("id", "id")])
+def test_keys_name_different_columns_that_are_there(key: Any) -> None:
+    with pytest.raises(SchemaError, match="different columns among 'id', 'x'"):
+        Schema.of({"id": "i8", "x": "i4"}, key=key)
+
+
+def test_ids_tell_columns_apart() -> None:
+    schema = Schema.of({"a": "i4", "b": "i8"})
+    assert [column.id for column in schema] == [0, 1] and schema.next_id == 2
+    with pytest.raises(SchemaError, match="same id"):
+        Schema((Column("a", Kind(np.dtype("i4")), 3), Column("b", Kind(np.dtype("i4")), 3)))
 
 
 def test_schema_is_a_collection_of_columns() -> None:
@@ -117,7 +201,7 @@ def test_schema_is_a_collection_of_columns() -> None:
     assert schema.names == ("a", "b") and len(schema) == 2 and list(schema) == list(schema.columns)
     assert "a" in schema and "c" not in schema and schema.position("b") == 1
     assert schema.row_size == 16 and schema.dtype == np.dtype([("a", "<i4"), ("b", "<f4", 3)])
-    assert str(schema) == "{a: int32, b: float32[3]}" and schema.sequences == 2
+    assert str(schema) == "{a: int32, b: float32[3]}"
     with pytest.raises(KeyError, match="'a', 'b'"):
         schema["c"]
 
@@ -128,8 +212,13 @@ def test_schemas_differ() -> None:
 
 
 def column(**changes: Any) -> bytes:
-    value = {"name": "a", "layout": "fixed", "dtype": "<i4", "shape": []} | changes
+    value = {"name": "a", "id": 0, "layout": "fixed", "dtype": "<i4", "shape": [], "nullable": False, "arrow": ""}
+    value |= changes
     return json.dumps({"columns": [value], "key": None}).encode()
+
+
+def keyed(key: str, **changes: Any) -> bytes:
+    return column(**changes).replace(b'"key": null', b'"key": ' + key.encode())
 
 
 def test_the_json_is_as_documented() -> None:
@@ -180,6 +269,50 @@ def test_the_json_is_as_documented() -> None:
         column(shape=[1 << 40, 1 << 40]),
         column().replace(b"[{", b"[{}, {"),
         json.dumps({"columns": [json.loads(column())["columns"][0]] * 2, "key": None}).encode(),
+        json.dumps(
+            {"columns": [json.loads(column(name=name))["columns"][0] for name in "ab"], "key": None}
+        ).encode(),  # two of the same id
+        column(id=None),
+        column(id=-1),
+        column(id=1 << 32),
+        column(id=True),
+        column(id=0.0),
+        column(nullable=None),
+        column(nullable=1),
+        column(arrow=None),
+        column(arrow="nonsense"),
+        column(arrow="tdD", dtype="<i8"),
+        column(arrow="d:"),
+        column(arrow="d:9"),
+        column(arrow="d:9,2"),
+        column(arrow="d:9,2,64"),
+        column(arrow="d:10,2,32"),
+        column(arrow="d:09,2,32"),
+        column(arrow="d:9,2,32,1"),
+        column(arrow="d:" + "9" * 5000 + ",2"),
+        column(arrow="d:15,2,128", dtype="|V16"),
+        column(arrow="tsu:", dtype="<M8[us]"),
+        column(arrow="tsu:UTC", dtype="<M8[ns]"),
+        column(arrow="tsx:UTC", dtype="<M8[us]"),
+        column(layout="utf8"),
+        column(layout="utf8", dtype="|i1"),
+        column(layout="utf8", dtype="|u1", shape=[1]),
+        column(layout="utf8", dtype="|u1", arrow="tdD"),
+        column(layout="category", dtype="<i8"),
+        column(layout="category", arrow="tdD"),
+        column(layout="list", dtype="|b1"),
+        column(layout="list", shape=[2]),
+        keyed("3"),
+        keyed('"a"'),
+        keyed("[]"),
+        keyed("[1]"),
+        keyed('["b"]'),
+        keyed('["a", "a"]'),
+        keyed('["a"]', nullable=True),
+        keyed('["a"]', dtype="<f8"),
+        keyed('["a"]', layout="category"),
+        keyed('["a"]', layout="list"),
+        keyed('["a"]', shape=[2]),
     ],
 )
 def test_hostile_json_is_corrupt(data: bytes) -> None:
@@ -190,9 +323,9 @@ def test_hostile_json_is_corrupt(data: bytes) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        column(layout="utf8"),
-        column(nullable=True),
-        column().replace(b'"key": null', b'"key": ["a"]'),
+        column(layout="struct"),
+        column(layout="utf8view", dtype="|u1"),
+        column(compressed=True),
         column().replace(b'"key": null', b'"key": null, "order": 1'),
     ],
 )
