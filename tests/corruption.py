@@ -28,10 +28,12 @@ import xxhash
 
 from children import say
 from mmstore import format as fmt
+from mmstore.columns.types import nullable
 from mmstore.database.database import Database, open_on
 from mmstore.disk.memory import MemoryFilesystem
 from mmstore.engine.session import Options
 from mmstore.errors import Error
+from mmstore.keyspace.values import Large, value_at
 from mmstore.pages.root import Header, Root
 
 PATH = "data.mms"
@@ -39,6 +41,14 @@ LOG = PATH + fmt.WAL_SUFFIX
 OPTIONS = Options(durability="full", timeout=2.0, background=False, log_ring=64 << 10)
 PIECE = 4096
 TABLES = {"wide": {"a": "u1", "v": ("f4", 3), "t": "datetime64[us]"}, "long": {"x": "i8"}}
+RICH: dict[str, Any] = {
+    "id": "i8",
+    "n": nullable("f4"),
+    "t": nullable("utf8"),
+    "c": nullable("category"),
+    "l": "list(i2)",
+    "d": "decimal128(9,2)",
+}
 
 
 class Misread(Exception):
@@ -120,7 +130,7 @@ class _ReadOnly(MemoryFilesystem):
 
 # --- samples -----------------------------------------------------------------------------------------------
 
-State = dict[str, Any]  # name ("" for the main keyspace) -> dict, or {column: array}
+State = dict[str, Any]  # name ("" for the main keyspace) -> dict, {column: array or list}, or an array
 
 
 @dataclass
@@ -157,8 +167,56 @@ def state_of(db: Database) -> State:
         state[name] = dict(db.keyspace(name))
     for name in db.tables():
         table = db.table(name)
-        state[name] = {column: np.array(table[column]) for column in table.columns}
+        state[name] = {column: column_of(db, name, column) for column in table.columns}
+        if name == "rich":
+            state[name]["deleted"] = np.array(table.deleted)
+    for name in db.arrays():
+        state[name] = np.array(db.array(name))
     return state
+
+
+def column_of(db: Database, name: str, column: str) -> Any:
+    """A column as an array, or where none shows it all as a list of plain values."""
+    if column == "deleted":
+        return np.array(db.table(name).deleted)
+    found = db.table(name)[column]
+    if isinstance(found, np.ndarray):
+        return np.array(found)
+    return [value.tolist() if isinstance(value, np.ndarray) else value for value in found.tolist()]
+
+
+def rich_rows(rng: random.Random, ids: range) -> dict[str, list[Any]]:
+    """Rows for the table "rich"."""
+    return {
+        "id": list(ids),
+        "n": [rng.choice([None, 0.5 * i]) for i in ids],
+        "t": [rng.choice([None, "", "short", "ä" * (i % 40)]) for i in ids],
+        "c": [rng.choice([None, "red", "green", f"colour {i % 70}"]) for i in ids],
+        "l": [[i % 99] * (i % 4) for i in ids],
+        "d": list(ids),
+    }
+
+
+def change_rich(db: Database, rng: random.Random) -> None:
+    """One change of each kind, in a transaction of its own each."""
+    table = db.table("rich")
+    rows = np.flatnonzero(~table.deleted)
+    some = rows[:: max(1, len(rows) // 5)].tolist()
+    more = {"extra": ["more", None, ""]} if "extra" in table.columns else {}
+    table.append(rich_rows(rng, range(100_000 + len(table), 100_003 + len(table))) | more)
+    table.append(rich_rows(rng, range(3)) | more, on_conflict="replace")
+    if some:
+        table.update(some, {"n": [None] * len(some), "t": ["new"] * len(some), "c": ["new too"] * len(some)})
+        table.update(some[:1], {"id": [200_000 + len(table)]})
+        table.delete(some[1:])
+    if "extra" not in table.columns:
+        table.add_column("extra", nullable("utf8"), "everywhere")
+    else:
+        table.drop_column("extra")
+    array = db.array("field")
+    if len(array) > 3:
+        array[1:3] = 7
+    array.append(np.ones((2, 5), "f4"))
 
 
 def fill(db: Database, seed: int) -> None:
@@ -185,6 +243,14 @@ def fill(db: Database, seed: int) -> None:
                     for column, part in ((column, table[column]) for column in table.columns)
                 }
             )
+    rich = db.create_table("rich", RICH, key="id")
+    for ids in (range(3), range(3, 40), range(40, 1500)):
+        rich.append(rich_rows(rng, ids))
+    rich.update(range(30, 50), {"n": [None] * 20, "t": ["changed"] * 20, "c": ["other"] * 20, "l": [[1, 2]] * 20})
+    rich.delete(range(0, 1400, 9))
+    field_ = db.create_array("field", "f4", (0, 5))
+    field_.append(np.arange(30_000, dtype="f4").reshape(-1, 5))
+    field_[100:200] = 1
     for n in range(80):
         db[b"k%d" % (n * 7 % 150)] = rng.randbytes(rng.randrange(60))
     db.keyspace("gone").update({b"%d" % n: bytes(n) for n in range(300)})
@@ -217,6 +283,10 @@ def sample(kind: str, page_size: int = 4096, seed: int = 1) -> Sample:
                 db.keyspace("deep")[n.to_bytes(8, "little")] = b"logged" * (n % 25)
                 if kind != "young":
                     db.table("long").append({"x": [n, n + 1]})
+                    if n % 12 == 0:
+                        change_rich(db, random.Random(n))
+                    if n == 13:
+                        db.table("rich").compact()
             states.append(state_of(db))
             before = db.session.published().log_position
             db[b"last"] = b"record"
@@ -261,14 +331,22 @@ def read_all(db: Database, state: State, wrong: list[str], errors: list[Error]) 
             if differs(found, right):
                 wrong.append(what)
 
-    tables = {name for name in state if name in TABLES}
-    attempt("names of keyspaces", db.keyspaces, sorted(name for name in state if name and name not in tables))
+    tables = {name for name in state if name in TABLES or name == "rich"}
+    others = {*tables, "", "field"}
+    attempt("names of keyspaces", db.keyspaces, sorted(name for name in state if name not in others))
     attempt("names of tables", db.tables, sorted(tables))
+    attempt("names of arrays", db.arrays, ["field"] if "field" in state else [])
     for name, content in state.items():
         if name in tables:
             for column, array in content.items():
-                attempt(f"{name}.{column}", lambda name=name, column=column: np.array(db.table(name)[column]), array)
+                attempt(f"{name}.{column}", lambda name=name, column=column: column_of(db, name, column), array)
             attempt(f"len of {name}", lambda name=name: len(db.table(name)), len(next(iter(content.values()))))
+            if name == "rich":
+                read_rich(db, content, attempt)
+            continue
+        if name == "field":
+            attempt(name, lambda: np.array(db.array("field")), content)
+            attempt(f"rows of {name}", lambda: np.array(db.array("field")[50:60]), content[50:60])
             continue
         space = db.keyspace(name) if name else db
         keys = sorted(content)[:: max(1, len(content) // 200)]
@@ -283,9 +361,52 @@ def read_all(db: Database, state: State, wrong: list[str], errors: list[Error]) 
         attempt(f"missing in {name!r}", lambda space=space: space.get(b"never there"), None)
 
 
+def read_rich(db: Database, content: dict[str, Any], attempt: Callable[[str, Callable[[], Any], Any], None]) -> None:
+    """By key, by number, by condition."""
+    table = db.table("rich")
+    ids, deleted = content["id"], content["deleted"]
+    live = np.flatnonzero(~deleted)
+    attempt("rich.find", lambda: table.find(ids[live]), live)
+    attempt("rich.find of a missing key", lambda: table.find([10**9]).tolist(), [-1])
+    some = live[:: max(1, len(live) // 50)]
+
+    def taken() -> Any:
+        return [row["t"] for row in map(table.__getitem__, some.tolist())]
+
+    attempt("rich's rows", taken, [content["t"][row] for row in some])
+    large = [row for row in live if content["n"][row] is not None and content["n"][row] > 100]
+
+    def scanned() -> Any:
+        return [id for part in table.scan(["id"], [("n", ">", 100)]) for id in np.asarray(part["id"]).tolist()]
+
+    attempt("rich.scan", scanned, ids[large].tolist())
+
+
+def write_rich(db: Database) -> None:
+    """Change the rich table and the array; each change for itself."""
+    for seed in range(2):
+        with contextlib.suppress(Error):
+            change_rich(db, random.Random(seed))
+    for change in (
+        lambda: db.table("rich").delete(np.arange(len(db.table("rich")))[::2]),
+        lambda: db.table("rich").rename_column("t", "text"),
+        lambda: db.table("rich").allow_nulls("l"),
+        lambda: db.table("rich").compact(),
+        lambda: db.array("field").resize(10),
+        lambda: db.array("field").resize(20),
+    ):
+        with contextlib.suppress(Error, KeyError):
+            change()
+
+
 def write_all(db: Database, state: State) -> None:
     """Change everything, each in its own transaction; errors of mmstore's are fine, everything else is not."""
+    if "rich" in state:
+        with contextlib.suppress(Error, KeyError):
+            write_rich(db)
     for name, content in state.items():
+        if name in ("rich", "field"):
+            continue
         with contextlib.suppress(Error, KeyError, TypeError):
             if name in TABLES:
                 table = db.table(name)
@@ -485,6 +606,18 @@ def hostile_catalog(it: Sample, pages: dict[int, int], rng: random.Random) -> tu
     anchor = (int.from_bytes(content[32 + 4 * entry : 34 + 4 * entry], "little")) * 8
     _, value_size = fmt.RECORD.struct.unpack_from(content, anchor - 4)
     bits = rng.choice([8, 16, 32, 64])
+    if value_size == fmt.LARGE_MARK:  # in a run of its own
+        large = Large.unpack(bytes(content[anchor : anchor + fmt.LARGE.size]))
+        start = value_at(large.key_size)
+        run = bytearray(image.read(PATH, large.page * it.page_size, start + large.value_size))
+        at = start + rng.randrange(0, large.value_size - 8) // 4 * 4
+        value = nasty(rng, bits, list(pages), root.pages)
+        run[at : at + bits // 8] = value.to_bytes(bits // 8, "little")
+        image.write(PATH, large.page * it.page_size, bytes(run))
+        packed = large._replace(checksum=xxhash.xxh3_64_intdigest(bytes(run))).pack()
+        content[anchor : anchor + len(packed)] = packed
+        fix_page(image, page, it.page_size, content)
+        return f"large catalog entry {entry}: u{bits} at {at - start} = {value:#x}", image
     at = anchor + rng.randrange(0, max(1, value_size - 8)) // 4 * 4
     value = nasty(rng, bits, list(pages), root.pages)
     content[at : at + bits // 8] = value.to_bytes(bits // 8, "little")

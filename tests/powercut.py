@@ -24,7 +24,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import pytest
 
 import simdisk
@@ -43,7 +45,8 @@ LONG = os.environ.get("MMSTORE_STRESS") == "long"
 SCALE = 20.0 if LONG else 1.0 if compiled() else 0.3
 """How much of the crash tests is run; uncompiled kernels take several times as long for each image."""
 
-Columns = tuple[bytes, bytes]
+Columns = tuple[Any, ...]
+"""A table's rows, of one with a key also which are deleted: (name, values), (name, values), ..., deleted."""
 
 
 def scaled(n: float) -> int:
@@ -63,9 +66,11 @@ class Content:
 
     spaces: dict[str, dict[bytes, bytes]] = field(default_factory=lambda: {"": {}})
     tables: dict[str, Columns] = field(default_factory=dict)
+    arrays: dict[str, bytes] = field(default_factory=dict)
 
     def copy(self) -> Content:
-        return Content({name: space.copy() for name, space in self.spaces.items()}, self.tables.copy())
+        spaces = {name: space.copy() for name, space in self.spaces.items()}
+        return Content(spaces, self.tables.copy(), self.arrays.copy())
 
     def differs(self, other: Content) -> str:
         """In few words, for a message."""
@@ -82,10 +87,14 @@ class Content:
                 )
         for name in sorted({*self.tables, *other.tables}):
             if self.tables.get(name) != other.tables.get(name):
-                sizes = [
-                    len(table[0]) // 8 if table else None for table in (self.tables.get(name), other.tables.get(name))
-                ]
-                told.append(f"table {name!r} has {sizes[0]} for {sizes[1]} rows, or others")
+                mine, theirs = (
+                    (str(found)[:300] if found else None) for found in (self.tables.get(name), other.tables.get(name))
+                )
+                told.append(f"table {name!r} has {mine} for {theirs}")
+        for name in sorted({*self.arrays, *other.arrays}):
+            if self.arrays.get(name) != other.arrays.get(name):
+                lengths = [len(arrays[name]) if name in arrays else None for arrays in (self.arrays, other.arrays)]
+                told.append(f"array {name!r} has {lengths[0]} for {lengths[1]} bytes, or others")
         return "; ".join(told)
 
 
@@ -98,8 +107,12 @@ def observe(database: Database) -> Content:
         tables = {}
         for name in snapshot.tables():
             table = snapshot.table(name)
-            tables[name] = (table["a"].tobytes(), table["b"].tobytes())
-        return Content(spaces, tables)
+            if table.schema.key is None:
+                tables[name] = (table["a"].tobytes(), table["b"].tobytes())
+            else:
+                tables[name] = (*((column, table[column].tolist()) for column in table.columns), table.deleted.tolist())
+        arrays = {name: np.asarray(snapshot.array(name)).tobytes() for name in snapshot.arrays()}
+        return Content(spaces, tables, arrays)
 
 
 @dataclass

@@ -1,29 +1,126 @@
 """Random things that several processes do with one store, and what must be in it afterwards.
 
 A ``Scenario`` draws actions from its seed and carries them out on a ``powercut.Bench``: transactions of every
-size over several keyspaces and a table, deletes, savepoints, rollbacks, checkpoints, syncs, snapshots held
-over commits, handles that close and open again.
+size over several keyspaces, tables with and without a key, and an array, deletes, savepoints, rollbacks, checkpoints,
+syncs, snapshots held over commits, handles that close and open again.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from mmstore.columns.types import nullable
 from mmstore.database.database import Database
 from mmstore.database.snapshot import Snapshot
+from mmstore.database.tablewriter import TableWriter
 from mmstore.database.transaction import Transaction
 from mmstore.errors import LockTimeout
-from powercut import RING, Bench, Content, Violation, observe, options
+from powercut import RING, Bench, Columns, Content, Violation, observe, options
 from simdisk import SimFilesystem
 
 SCHEMA = {"a": "<i8", "b": "<f4"}
+KEYED = {"id": "i8", "n": nullable("i4"), "t": nullable("utf8"), "c": "category", "z": "i2"}
+WORDS = ("", "red", "green", "a colour that is longer than sixteen bytes")
 
 
 class Undo(Exception):
     """Leaves a savepoint or a transaction."""
+
+
+class Model:
+    """A table with a key in Python's own terms, which changes as the table does."""
+
+    def __init__(self, columns: Columns) -> None:
+        *named, deleted = columns
+        self.values: dict[str, list[Any]] = {name: list(values) for name, values in named}
+        self.deleted: list[bool] = list(deleted)
+
+    def columns(self) -> Columns:
+        return (*((name, list(values)) for name, values in self.values.items()), list(self.deleted))
+
+    @property
+    def live(self) -> list[int]:
+        return [row for row, gone in enumerate(self.deleted) if not gone]
+
+    def value(self, name: str, rng: random.Random) -> Any:
+        if name == "c":
+            return rng.choice(WORDS)
+        if name == "t":
+            return rng.choice((None, *WORDS, "x" * rng.randrange(200)))
+        return rng.choice((None, 0, rng.randrange(1000))) if name == "n" else rng.randrange(1000)
+
+    def change(self, table: TableWriter, rng: random.Random) -> None:
+        """Do something, weighted by how much there is to it."""
+        names = ("append",) * 4 + ("update",) * 3 + ("delete",) * 2 + ("rekey", "compact", "alter")
+        getattr(self, rng.choice(names) if self.live else "append")(table, rng)
+
+    def append(self, table: TableWriter, rng: random.Random) -> None:
+        count, how = rng.choice((1, 3, 20)), rng.choice(("replace", "ignore"))
+        ids = rng.sample(range(60), count)
+        rows = {name: ids if name == "id" else [self.value(name, rng) for _ in ids] for name in self.values}
+        table.append(rows, on_conflict=how)
+        places = {self.values["id"][row]: row for row in self.live}
+        for at, id in enumerate(ids):
+            if id not in places:
+                for name, values in self.values.items():
+                    values.append(rows[name][at])
+                self.deleted.append(False)
+            elif how == "replace":
+                for name, values in self.values.items():
+                    values[places[id]] = rows[name][at]
+
+    def update(self, table: TableWriter, rng: random.Random) -> None:
+        rows = sorted(rng.sample(self.live, min(len(self.live), rng.choice((1, 2, 9)))))
+        others = [name for name in self.values if name != "id"]
+        new = {
+            name: [self.value(name, rng) for _ in rows] for name in rng.sample(others, rng.randrange(1, len(others)))
+        }
+        table.update(rows, new)
+        for name, values in new.items():
+            for row, value in zip(rows, values, strict=True):
+                self.values[name][row] = value
+
+    def rekey(self, table: TableWriter, rng: random.Random) -> None:
+        """Rows swap their keys, and one gets a new one."""
+        rows = rng.sample(self.live, min(len(self.live), 3))
+        ids = [self.values["id"][row] for row in rows]
+        ids = [*ids[1:], rng.randrange(100, 10**6)]
+        if set(ids) & {self.values["id"][row] for row in self.live if row not in rows}:
+            return
+        table.update(rows, {"id": ids})
+        for row, id in zip(rows, ids, strict=True):
+            self.values["id"][row] = id
+
+    def delete(self, table: TableWriter, rng: random.Random) -> None:
+        rows = rng.sample(self.live, min(len(self.live), rng.choice((1, 3, 30))))
+        table.delete(rows)
+        for row in rows:
+            self.deleted[row] = True
+
+    def compact(self, table: TableWriter, rng: random.Random) -> None:
+        table.compact()
+        live = self.live
+        self.values = {name: [values[row] for row in live] for name, values in self.values.items()}
+        self.deleted = [False] * len(live)
+
+    def alter(self, table: TableWriter, rng: random.Random) -> None:
+        """Another column, another name, no column, or one with missing rows."""
+        extra = [name for name in self.values if name.startswith("extra")]
+        if not extra:
+            fill = rng.choice((7, 8))
+            table.add_column("extra", "i4", fill)
+            self.values["extra"] = [fill] * len(self.deleted)
+        elif extra == ["extra"]:
+            table.rename_column("extra", "extra 2")
+            table.allow_nulls("extra 2")
+            self.values["extra 2"] = self.values.pop("extra")
+        else:
+            table.drop_column(extra[0])
+            del self.values[extra[0]]
 
 
 class Process:
@@ -228,11 +325,12 @@ class Scenario:
     def drop(self, process: Process) -> None:
         def change(txn: Transaction, content: Content) -> None:
             self.put(txn, content, 20)
-            names = sorted(name for name in content.spaces if name) + sorted(content.tables)
+            places = (content.spaces, content.tables, content.arrays)
+            names = [(name, place) for place in places for name in sorted(place) if name]
             if names:
-                name = self.rng.choice(names)
+                name, place = self.rng.choice(names)
                 txn.drop(name)
-                (content.spaces if name in content.spaces else content.tables).pop(name)
+                place.pop(name)  # type: ignore[attr-defined]
 
         self.transaction(process, change)
 
@@ -290,6 +388,60 @@ class Scenario:
 
         self.transaction(process, change)
 
+    def keyed(self, process: Process) -> None:
+        """Everything that can happen to a table with a key, several of it in one transaction."""
+        if not self.tables:
+            return self.small(process)
+
+        def change(txn: Transaction, content: Content) -> None:
+            if "people" not in content.tables:
+                txn.create_table("people", KEYED, key="id")
+                content.tables["people"] = (*((name, []) for name in KEYED), [])
+            model = Model(content.tables["people"])
+            for _ in range(self.rng.randrange(1, 5)):
+                undone = self.rng.random() < 0.15
+                if not undone:
+                    model.change(txn.table("people"), self.rng)
+                    continue
+                try:
+                    with txn.savepoint():
+                        Model(model.columns()).change(txn.table("people"), self.rng)
+                        raise Undo
+                except Undo:
+                    pass
+            content.tables["people"] = model.columns()
+
+        self.transaction(process, change)
+
+    def array(self, process: Process) -> None:
+        """An array that grows, shrinks, and changes in the middle."""
+        if not self.tables:
+            return self.small(process)
+
+        def change(txn: Transaction, content: Content) -> None:
+            if "array" not in content.arrays:
+                txn.create_array("array", "<i4", (0, 3))
+                content.arrays["array"] = b""
+            array = txn.array("array")
+            mine = np.frombuffer(content.arrays["array"], "<i4").reshape(-1, 3).copy()
+            for _ in range(self.rng.randrange(1, 4)):
+                n = self.rng.choice((1, 7, 900))
+                new = np.full((n, 3), self.rng.randrange(1 << 20), "<i4")
+                if self.rng.random() < 0.4 or not len(mine):
+                    array.append(new)
+                    mine = np.concatenate([mine, new])
+                elif self.rng.random() < 0.7:
+                    at = self.rng.randrange(len(mine))
+                    array[at : at + n] = new[: len(mine) - at]
+                    mine[at : at + n] = new[: len(mine) - at]
+                else:
+                    length = self.rng.randrange(len(mine) + 100)
+                    array.resize(length)
+                    mine = np.concatenate([mine, np.zeros((max(0, length - len(mine)), 3), "<i4")])[:length]
+            content.arrays["array"] = mine.tobytes()
+
+        self.transaction(process, change)
+
     # --- the rest -----------------------------------------------------------------------------------
 
     def checkpoint(self, process: Process) -> None:
@@ -331,6 +483,8 @@ WEIGHTS = {
     "undone": 1,
     "nothing": 1,
     "append": 3,
+    "keyed": 0,
+    "array": 0,
     "checkpoint": 2,
     "sync": 1,
     "snapshot": 1,

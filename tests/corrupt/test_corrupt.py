@@ -12,6 +12,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import corruption
@@ -201,6 +202,7 @@ def test_errors_say_where(samples: Any) -> None:
             problems = [problem.page for problem in db.check()]
             try:
                 corruption.state_of(db)
+                db.table("rich").find(np.arange(1500))  # whose index nothing else reads
             except mmstore.CorruptError as error:
                 assert error.page == page and error.offset == page * it.page_size and page in problems
                 assert pickle.loads(pickle.dumps(error)).page == page and isinstance(error, Error)

@@ -18,9 +18,10 @@ def run(
     eager: bool = True,
     meddling: float = 0.0,
     weights: dict[str, int] | None = None,
+    images: int = 3,
 ) -> Bench:
     with laboratory(seed, eager):
-        bench = Bench(seed, full=set(durability) == {"full"}, continue_share=0.1)
+        bench = Bench(seed, images, full=set(durability) == {"full"}, continue_share=0.1 if images > 2 else 0.03)
         try:
             scenario = Scenario(bench, seed, processes, durability)
             scenario.meddling = meddling
@@ -54,3 +55,9 @@ def test_a_relaxed_process_among_others(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(400, 400 + scaled(1)))
 def test_commits_of_others_while_one_makes_a_checkpoint(seed: int) -> None:
     run(seed, processes=3, meddling=0.3, weights={"checkpoint": 12})
+
+
+@pytest.mark.parametrize("seed", range(500, 500 + scaled(1)))
+def test_everything_that_happens_to_a_table_with_a_key(seed: int) -> None:
+    """Each operation of the log is replayed."""
+    run(seed, processes=2, actions=ACTIONS * 3 // 5, weights={"keyed": 40, "array": 10}, images=2)

@@ -18,12 +18,13 @@ from typing import Any
 import pytest
 
 import mmstore
+from mmstore.columns.types import nullable
 from mmstore.database.database import Database
 from mmstore.engine.write import WriteState
 
 LONG = os.environ.get("MMSTORE_STRESS") == "long"
 ROUNDS = 8000 if LONG else 400
-State = tuple[dict[bytes, bytes], dict[str, dict[bytes, bytes]], dict[str, list[int]]]
+State = tuple[dict[bytes, bytes], dict[str, dict[bytes, bytes]], dict[str, Any]]
 
 
 class Strike(BaseException):
@@ -54,7 +55,7 @@ def imported() -> None:
     state: State = {}, {}, {}
     rng = random.Random(1)
     with mmstore.open(":memory:") as db:
-        for _ in range(100):
+        for _ in range(200):
             call, state = change(db, state, rng)
             call()
         assert state_of(db) == state and all(state) and db.check() == []
@@ -63,7 +64,11 @@ def imported() -> None:
 def state_of(db: Database) -> State:
     with db.snapshot() as snapshot:
         spaces = {name: dict(snapshot.keyspace(name)) for name in snapshot.keyspaces()}
-        tables = {name: snapshot.table(name)["x"].tolist() for name in snapshot.tables()}
+        tables: dict[str, Any] = {name: snapshot.table(name)["x"].tolist() for name in snapshot.tables() if name != "k"}
+        if "k" in snapshot.tables():
+            keyed = snapshot.table("k")
+            rows = zip(keyed["id"].tolist(), keyed["s"].tolist(), keyed["c"].tolist(), keyed.deleted, strict=True)
+            tables["k"] = {id: (text, word) for id, text, word, gone in rows if not gone}
         return dict(snapshot), spaces, tables
 
 
@@ -71,9 +76,9 @@ def change(db: Database, state: State, rng: random.Random) -> tuple[Callable[[],
     """Some change, and the state behind it."""
     main = dict(state[0])
     spaces = {name: dict(space) for name, space in state[1].items()}
-    tables = {name: list(rows) for name, rows in state[2].items()}
+    tables = {name: rows.copy() for name, rows in state[2].items()}
     after = main, spaces, tables
-    kind = rng.randrange(7)
+    kind = rng.randrange(10)
     if kind == 0:
         key, value = b"k%d" % rng.randrange(40), rng.randbytes(rng.choice([10, 100, 3000]))
         main[key] = value
@@ -105,6 +110,8 @@ def change(db: Database, state: State, rng: random.Random) -> tuple[Callable[[],
         for key in keys:
             del main[key]
         return lambda: db.delete_many(keys), after
+    if kind >= 7:
+        return change_keyed(db, tables, rng), after
     value = main[b"kept"] = rng.randbytes(200)
 
     def nested() -> None:
@@ -118,6 +125,36 @@ def change(db: Database, state: State, rng: random.Random) -> tuple[Callable[[],
                 txn[b"kept"] = value
 
     return nested, after
+
+
+def change_keyed(db: Database, tables: dict[str, Any], rng: random.Random) -> Callable[[], Any]:
+    """A change of the rows of a table with a key, missing values, text and categories; `tables` gets it, too."""
+    if "k" not in tables:
+        tables["k"] = {}
+        schema = {"id": "i8", "s": nullable("utf8"), "c": "category"}
+        return lambda: db.create_table("k", schema, key="id")
+    rows = tables["k"]
+    kind = rng.randrange(6)
+    if kind < 2 or not rows:
+        ids = rng.sample(range(300), rng.choice([1, 5, 100]))
+        texts = [rng.choice([None, "", "text" * rng.randrange(40)]) for _ in ids]
+        words = [rng.choice(["red", "green", f"colour {rng.randrange(500)}"]) for _ in ids]
+        rows.update(zip(ids, zip(texts, words, strict=True), strict=True))
+        return lambda: db.table("k").append({"id": ids, "s": texts, "c": words}, on_conflict="replace")
+    some = rng.sample(sorted(rows), min(len(rows), rng.choice([1, 3, 60])))
+    if kind == 2:
+        for id in some:
+            del rows[id]
+        return lambda: db.table("k").delete(db.table("k").find(some))
+    if kind == 3:
+        for id in some:
+            rows[id] = ("changed", "other")
+        return lambda: db.table("k").update(db.table("k").find(some), {"s": "changed", "c": "other"})
+    if kind == 4:
+        new = rng.randrange(1000, 1 << 40)
+        rows[new] = rows.pop(some[0])
+        return lambda: db.table("k").update(db.table("k").find(some[:1]), {"id": [new]})
+    return lambda: db.table("k").compact()
 
 
 @pytest.mark.filterwarnings("ignore:a transaction of:ResourceWarning")  # dropped where it was struck
