@@ -179,8 +179,10 @@ def _touched(what: Any, shape: tuple[int, ...]) -> tuple[NumpyArray, tuple[Any, 
 
     Raises IndexError.
     """
-    index: list[Any] = [item if isinstance(item, slice) or item is None or item is Ellipsis else _numbers(item) for item in
-             (what if isinstance(what, tuple) else (what,))]  # fmt: skip
+    items = what if isinstance(what, tuple) else (what,)
+    index: list[Any] = [
+        item if isinstance(item, slice) or item is None or item is Ellipsis else _numbers(item) for item in items
+    ]
     axes = sum(0 if item is None or item is Ellipsis else _axes(item) for item in index)
     dots = [at for at, item in enumerate(index) if item is Ellipsis] or [len(index)]
     if axes > len(shape) or len(dots) > 1:
