@@ -333,7 +333,7 @@ def test_everybody_reads_a_table(db: Database, table: Any) -> None:
     assert str(table.to_pandas()["c"].dtype) == "category"
     assert duckdb.sql("select sum(i), count(s), count(distinct c), count(*) from t").fetchall() == [(38, 4, 2, 8)]
     assert duckdb.sql("select i from t where i > 6 order by i desc").fetchall() == [(9,), (8,), (7,)]
-    both = duckdb.sql("select a.i from t a join table b on a.i = b.i + 1 order by 1").fetchall()
+    both = duckdb.sql("select a.i from t a join t b on a.i = b.i + 1 order by 1").fetchall()
     assert both == [(1,), (2,), (6,), (7,), (8,), (9,)]
     part = table[5:7]
     assert duckdb.sql("select i, s from part").fetchall() == [(5, "x"), (6, None)]
