@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from mmstore.catalog.entry import Entry
 from mmstore.columns import rows as fixed_rows
 from mmstore.columns.batch import Batch
 from mmstore.columns.schema import Column, DType, Schema
+from mmstore.columns.types import Kind
 from mmstore.database.lookup import row_numbers
 from mmstore.database.table import CommittedName, Named, TransactionName
 from mmstore.errors import ReadOnlyError, SchemaError
@@ -32,7 +34,7 @@ _MAX = 1 << 62
 
 def array_entry(dtype: Any, shape: int | tuple[int, ...]) -> tuple[int, Entry]:
     """(length, entry of an empty array) for a numpy-like shape.  Raises `SchemaError`."""
-    sizes = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
+    sizes = tuple(shape) if isinstance(shape, tuple | list) else (shape,)
     if not sizes or any(isinstance(n, bool) or not isinstance(n, int | np.integer) for n in sizes) or sizes[0] < 0:
         raise SchemaError(f"expected a shape such as (0, 768), whose first axis can grow, found {shape!r}")
     column = Column.of(COLUMN, (dtype, sizes[1:]) if len(sizes) > 1 else dtype)
@@ -150,30 +152,72 @@ class ArrayWriter(_Reading, TransactionName):
 
         Raises IndexError, and `SchemaError` or ValueError where the values don't fit.
         """
-        first, further = (what[0], what[1:]) if isinstance(what, tuple) and what else (what, ())
-        if first is Ellipsis:
-            first, further = slice(None), (Ellipsis, *further)
         column = self._column()
-        if isinstance(first, int | np.integer) and not isinstance(first, bool):
-            numbers = row_numbers(np.array([first]), len(self))
-            inner: Any = (0, *further)
+        rows, inner = _touched(what, self.shape)
+        wanted = _as_values(column, values)
+        if len(inner) == 1 and isinstance(inner[0], slice):  # rows as a whole, in order or backwards
+            changed = np.empty((len(rows), *column.shape), column.dtype)
         else:
-            numbers = row_numbers(first, len(self))
-            inner = (slice(None), *further)
-        if not len(numbers):
-            return
-        wanted = np.asarray(values)
-        wanted = fixed_rows.fixed(
-            Column(column.name, Column.of(COLUMN, column.dtype).kind), wanted.reshape(-1)
-        ).reshape(wanted.shape)
-        if further:
             with self._state() as state:
-                changed = state.column(0).take(numbers).values.copy()
-        else:
-            changed = np.empty((len(numbers), *column.shape), column.dtype)
+                changed = state.column(0).take(rows).values.copy()
         changed[inner] = wanted
-        order = np.argsort(numbers, kind="stable")
-        numbers = numbers[order]
-        last = np.append(numbers[1:] != numbers[:-1], True)  # of a row given twice the last value counts, as in numpy
-        batch = Batch(int(last.sum()), [{"values": np.ascontiguousarray(changed[order][last])}])
-        self._transaction.check_open().update(self._name, numbers[last], [0], batch)
+        if len(rows):
+            self._transaction.check_open().update(self._name, rows, [0], Batch(len(rows), [{"values": changed}]))
+
+
+def _as_values(column: Column, values: Any) -> NumpyArray:
+    """What is to be assigned, of any shape, in the array's type; plain Python numbers are rounded to it."""
+    found = np.asarray(values)
+    flat: Any = found.reshape(-1)
+    if not isinstance(values, np.ndarray | np.generic):
+        flat = flat.tolist()
+    return fixed_rows.fixed(replace(column, kind=Kind(column.dtype)), flat).reshape(found.shape)
+
+
+def _touched(what: Any, shape: tuple[int, ...]) -> tuple[NumpyArray, tuple[Any, ...]]:
+    """(rows that an index touches, ascending; the index that does the same to these rows alone).
+
+    Raises IndexError.
+    """
+    items = what if isinstance(what, tuple) else (what,)
+    index: list[Any] = [
+        item if isinstance(item, slice) or item is None or item is Ellipsis else _numbers(item) for item in items
+    ]
+    axes = sum(0 if item is None or item is Ellipsis else _axes(item) for item in index)
+    dots = [at for at, item in enumerate(index) if item is Ellipsis] or [len(index)]
+    if axes > len(shape) or len(dots) > 1:
+        raise IndexError(f"expected an index of up to {len(shape)} axes and one ..., found {what!r}")
+    index[dots[0] : dots[0] + 1] = [slice(None)] * (len(shape) - axes)
+    at = next(place for place, item in enumerate(index) if item is not None)
+    first = index[at]
+    if isinstance(first, slice):
+        rows = np.arange(*first.indices(shape[0]))
+        backwards = len(rows) > 1 and rows[0] > rows[-1]
+        index[at] = slice(None, None, -1) if backwards else slice(None)
+        rows = rows[::-1] if backwards else rows
+    else:
+        if first.dtype.kind == "b":
+            if first.shape != shape[: first.ndim]:
+                raise IndexError(f"expected a mask of the shape {shape[: first.ndim]}, found one of {first.shape}")
+            index[at : at + 1] = first.nonzero()
+            first = index[at]
+        numbers = row_numbers(first.reshape(-1), shape[0]).reshape(first.shape)
+        rows = np.unique(numbers)
+        index[at] = np.searchsorted(rows, numbers)
+    while len(index) > 1 and isinstance(index[-1], slice) and index[-1] == slice(None):
+        index.pop()
+    return np.ascontiguousarray(rows), tuple(item[()] if isinstance(item, np.ndarray) else item for item in index)
+
+
+def _numbers(item: Any) -> NumpyArray:
+    """Numbers or a mask in an index."""
+    found = np.asarray(item)
+    if found.dtype.kind == "b" and found.ndim or found.dtype.kind in "iu":
+        return found
+    if not found.size and found.ndim:
+        return found.astype(np.int64)
+    raise IndexError(f"expected numbers, slices and masks as index, found {item!r}")
+
+
+def _axes(item: Any) -> int:
+    return item.ndim if isinstance(item, np.ndarray) and item.dtype.kind == "b" else 1

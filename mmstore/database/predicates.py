@@ -179,6 +179,8 @@ class Predicate:
                 return 0, 0
         elif not np.iinfo(values.dtype).min <= value <= np.iinfo(values.dtype).max:
             return None
+        else:
+            value = values.dtype.type(value)  # searchsorted would compare u8 and a plain int as floats
         left, right = int(np.searchsorted(values, value, "left")), int(np.searchsorted(values, value, "right"))
         return {"==": (left, right), "<": (0, left), "<=": (0, right), ">": (right, len(values)),
                 ">=": (left, len(values))}[self.sign]  # fmt: skip

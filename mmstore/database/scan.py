@@ -43,9 +43,25 @@ def chosen(schema: Schema, columns: Sequence[str] | None) -> tuple[Schema, list[
 def scan(
     table: TableState, columns: Sequence[str] | None, conditions: Sequence[Predicate], batch_rows: int
 ) -> Iterator[Rows]:
-    """The matching rows that aren't deleted, in order, up to `batch_rows` at a time."""
+    """The matching rows that aren't deleted, in order, up to `batch_rows` at a time.
+
+    All that it needs of the table is taken now: without conditions the iterator outlives the state.
+    """
     schema, positions = chosen(table.schema, columns)
     views = {position: table.column(position) for position in {*positions, *(p.position for p in conditions)}}
+    if table.entry.deleted:
+        table.deleted  # noqa: B018 - kept
+    return _batches(table, schema, positions, conditions, views, batch_rows)
+
+
+def _batches(
+    table: TableState,
+    schema: Schema,
+    positions: Sequence[int],
+    conditions: Sequence[Predicate],
+    views: dict[int, ColumnView],
+    batch_rows: int,
+) -> Iterator[Rows]:
     for start, stop, open_conditions in _stretches(table, conditions, views):
         for first in range(start, stop, batch_rows):
             last = min(first + batch_rows, stop)

@@ -222,8 +222,9 @@ class ReadTable(Named):
         return self._stream(columns or None)
 
     def _stream(self, columns: Sequence[str] | None) -> Any:
-        batches = self._scan(columns, None, _ARROW_ROWS)
-        schema, _ = chosen(self.schema, columns)
+        with self._state() as state:  # each view pins what it shows: the stream outlives the state, and the handle
+            schema, _ = chosen(state.schema, columns)
+            batches = scan(state, columns, [], _ARROW_ROWS)
         return arrow_out.stream(schema, ((len(rows), rows.views) for rows in batches))
 
     def to_arrow(self, columns: Sequence[str] | None = None) -> Any:
