@@ -194,8 +194,8 @@ def lineitem(scale: float, folder: Path) -> Path:
     if not path.exists():
         tool = Path(sysconfig.get_path("scripts")) / "tpchgen-cli"
         made = folder / "made"
-        base = [str(tool), "-s", f"{scale:g}", "--tables", "lineitem", "--output-dir", str(made)]
-        subprocess.run([*base, "--format=parquet"], check=True)
+        options = ["-s", f"{scale:g}", "--tables", "lineitem", "--output-dir", str(made)]
+        subprocess.run([str(tool), "parquet", *options], check=True)
         (made / "lineitem.parquet").rename(path)
     return path
 

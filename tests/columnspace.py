@@ -27,7 +27,7 @@ class ColumnFile:
         self.txn = 1
         self.savepoints = False
         """Whether the transaction has one."""
-        self.words: dict[Any, dict[bytes, int]] = {}
+        self.words: dict[int, Any] = {}
         self.room: int | None = None
         """Pages that are left on the disk; None: any number."""
 

@@ -124,7 +124,8 @@ class Entry:
                 found, offset = state.unpack(column.kind, rows, data, offset, page_size, pages)
                 columns.append(found)
             marks, offset = sequence.unpack(data, offset, page_size, pages)
-            if marks.length > rows or marks.bits or head["deleted"] > marks.length:
+            right = marks.length <= rows and head["deleted"] <= marks.length and not marks.bits
+            if not right or (marks.length and kind == fmt.ENTRY_ARRAY):
                 raise CorruptError(f"{rows} rows have {marks.length} marks, {head['deleted']} of them set")
         elif head["schema_size"] or rows or head["deleted"]:
             raise CorruptError(f"a keyspace has no schema and no rows, found {head['schema_size']} bytes, {rows} rows")

@@ -22,7 +22,7 @@ from mmstore.columns.extents import Source, Space
 from mmstore.columns.overwrite import scatter
 from mmstore.columns.schema import Column, Schema
 from mmstore.columns.types import CATEGORY
-from mmstore.errors import SchemaError
+from mmstore.errors import CorruptError, SchemaError
 
 __all__ = [
     "add_column",
@@ -107,12 +107,12 @@ def resize(entry: Entry, rows: int, space: Space) -> Entry:
 def add_column(entry: Entry, column: Column, fill: Parts, space: Space) -> Entry:
     """The table with one column more, which has `fill` (one row) in each row; the others aren't written."""
     schema = schema_of(entry)
+    made = Schema((*schema.columns, column), schema.key)
     new = state.new(column.kind)
     some = batches.pick(column.kind, fill, np.zeros(min(entry.rows, _STEP), np.int64))
     for start in range(0, entry.rows, _STEP):
         n = min(_STEP, entry.rows - start)
         new = state.append(column.kind, new, start, n, batches.cut(column.kind, some, 0, n), space)
-    made = Schema((*schema.columns, column), schema.key)
     return replace(entry, schema=made, columns=(*entry.columns, new))
 
 
@@ -156,9 +156,18 @@ def allow_nulls(entry: Entry, name: str) -> Entry:
 
 
 def compact(entry: Entry, space: Space) -> Entry:
-    """The table written anew without its deleted rows; those behind move up."""
+    """The table written anew without its deleted rows; those behind move up.
+
+    Raises `CorruptError` where what is there is damaged, `DiskFullError`.
+    """
     space, release = space.keeping()  # the old rows are read meanwhile
     schema = schema_of(entry)
+    sequence.require(entry.marks, space)
+    kept = sum(len(rows) for _, rows in _kept(entry, space))
+    if kept != entry.rows - entry.deleted:
+        raise CorruptError(
+            f"{entry.rows} rows less {entry.deleted} deleted ones are {kept} by their marks; run check()"
+        )
     columns = [_compacted(entry, at, column, space) for at, column in enumerate(schema)]
     free(entry, space)
     release()
@@ -167,6 +176,8 @@ def compact(entry: Entry, space: Space) -> Entry:
 
 def _compacted(entry: Entry, at: int, column: Column, space: Space) -> state.ColumnState:
     kind, old = column.kind, entry.columns[at]
+    for part in old.parts:
+        sequence.require(part, space)
     new = state.new(kind)
     rows = 0
     extra = {}
@@ -174,6 +185,8 @@ def _compacted(entry: Entry, at: int, column: Column, space: Space) -> state.Col
         ends, data = words.read_words(old.part(kind, "word_offsets"), old.part(kind, "words"), space)
         extra = {"word_offsets": ends, "words": data}
     for start, kept in _kept(entry, space):
+        if not len(kept):
+            continue
         parts = batches.pick(kind, state.read(kind, old, space, start, min(start + _STEP, entry.rows)), kept)
         new = state.append(kind, new, rows, len(kept), {**parts, **extra}, space)
         rows += len(kept)

@@ -128,8 +128,10 @@ class Space(Source):
     savepoints: Callable[[], bool] = lambda: True
     """Whether a savepoint may want back what the transaction has written so far."""
 
-    words: dict[Any, dict[bytes, int]] = field(default_factory=dict)
+    words: dict[int, Any] = field(default_factory=dict)
     """What `words` knows; the transaction's, or its handle's."""
+    tails: dict[tuple[int, int], Any] = field(default_factory=dict)
+    """(length, checksum) of a tail -> the running hash that came to it; likewise."""
 
     def keeping(self) -> tuple[Space, Callable[[], None]]:
         """This space, but what is freed through it can be read until the function behind it was called."""

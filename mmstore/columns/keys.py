@@ -35,10 +35,8 @@ def pack(columns: Sequence[Column], batch: Sequence[Parts]) -> tuple[Array, Arra
     pieces = [_one(column, parts) for column, parts in zip(columns, batch, strict=True)]
     if len(pieces) == 1:
         data, starts, lengths = pieces[0]
-        if np.array_equal(starts[1:], starts[:-1] + lengths[:-1]) and (not len(starts) or starts[0] == 0):
-            offsets = np.concatenate([starts, [len(data)]])  # they lie so already
-        else:
-            offsets = _ends(lengths)
+        offsets = _ends(lengths)
+        if not np.array_equal(starts, offsets[:-1]) or offsets[-1] != len(data):  # else they lie so already
             data = gather(data, starts, offsets)
     else:
         data, offsets = _combined(columns, pieces)
@@ -88,4 +86,4 @@ def _combined(columns: Sequence[Column], pieces: Sequence[tuple[Array, Array, Ar
         base += len(data)
     starts = np.stack(all_starts, axis=1).reshape(-1)
     offsets = _ends(np.stack(all_lengths, axis=1).reshape(-1))
-    return gather(np.concatenate(all_data), starts, offsets), offsets[:: len(all_starts)].copy()
+    return gather(np.concatenate(all_data), starts, offsets), np.ascontiguousarray(offsets[:: len(all_starts)])

@@ -17,8 +17,9 @@ beyond `length`, and the next append first copies the shared page to a new run. 
 leaves garbage behind the committed length, which nobody reads.
 
 Every sealed block of 64 KiB has an xxh3 checksum, seeded with its number, in a second list of runs of the same
-kind; the state carries the tail's.  An append hashes on from the tail, and so finds damage there instead of
-putting a fresh checksum over it.
+kind; the state carries the tail's.  An append hashes on from the tail: from the running hash that an append
+before has left behind, else from the tail's bytes, which are compared with their checksum first.  So damage there is
+found, now or later, and never gets a fresh checksum put over it.
 
 Called by tables and arrays inside a write transaction; the read-only functions by anyone.
 """
@@ -48,6 +49,7 @@ __all__ = [
     "free",
     "own_tail",
     "read",
+    "require",
     "sums",
     "truncate",
     "unpack",
@@ -55,8 +57,10 @@ __all__ = [
 ]
 
 SUM_SIZE: Final = 8
+TAILS_KEPT: Final = 1024  # running hashes, of about 600 bytes each
 _SUM = np.dtype("<u8")
 _SEQUENCE = fmt.SEQUENCE
+_PACK = fmt.SEQUENCE.struct.pack
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,20 +92,11 @@ class Sequence:
         return self.length // fmt.BLOCK_SIZE
 
     def pack(self) -> bytes:
-        head = _SEQUENCE.pack(
-            {
-                "length": self.length,
-                "high": self.high,
-                "tail_checksum": self.tail_checksum,
-                "runs": len(self.runs),
-                "sums_runs": len(self.sums_runs),
-                "bits": self.bits,
-                "last": self.last,
-                "reserved": 0,
-                "reserved2": 0,
-            }
-        )
-        return head + self.runs.packed + self.sums_runs.packed
+        runs, sums_runs = self.runs, self.sums_runs
+        head = _PACK(
+            self.length, self.high, self.tail_checksum, len(runs), len(sums_runs), self.bits, self.last, 0, 0
+        )  # fmt: skip
+        return head + runs.packed + sums_runs.packed
 
 
 def block_checksum(data: Buffer, block: int) -> int:
@@ -175,6 +170,12 @@ def verify(state: Sequence, source: Source, first: int = 0) -> Iterator[CorruptE
             yield error
 
 
+def require(state: Sequence, source: Source, start: int = 0) -> None:
+    """Raise what is wrong with the blocks from byte `start` on: whoever writes them anew must not seal damage."""
+    for error in verify(state, source, start // fmt.BLOCK_SIZE):
+        raise error
+
+
 def check_block(state: Sequence, source: Source, start: int, stop: int, expected: int) -> Any:
     """The running hash over a block's bytes [start, stop), which must come to `expected`."""
     running = xxhash.xxh3_64(seed=start // fmt.BLOCK_SIZE)
@@ -241,18 +242,25 @@ def free(state: Sequence, space: Space) -> None:
 
 def _hash_on(state: Sequence, data: memoryview, space: Space) -> tuple[bytes, int]:
     """(checksums of the blocks that `data` seals, checksum of the tail behind them)."""
-    block = state.blocks
+    block, length = state.blocks, state.length + len(data)
     start = block * fmt.BLOCK_SIZE
-    running = check_block(state, space, start, state.length, state.tail_checksum)
+    running = space.tails.pop((state.length, state.tail_checksum), None)
+    if running is None:
+        running = check_block(state, space, start, state.length, state.tail_checksum)
     position = start + fmt.BLOCK_SIZE - state.length
     running.update(data[:position])
-    if position > len(data):
-        return b"", running.intdigest()
-    sums = [running.intdigest()]
-    while position + fmt.BLOCK_SIZE <= len(data):
-        sums.append(block_checksum(data[position : position + fmt.BLOCK_SIZE], block + len(sums)))
-        position += fmt.BLOCK_SIZE
-    return np.array(sums, _SUM).tobytes(), block_checksum(data[position:], block + len(sums))
+    sums = []
+    if position <= len(data):
+        sums.append(running.intdigest())
+        while position + fmt.BLOCK_SIZE <= len(data):
+            sums.append(block_checksum(data[position : position + fmt.BLOCK_SIZE], block + len(sums)))
+            position += fmt.BLOCK_SIZE
+        running = xxhash.xxh3_64(data[position:], seed=block + len(sums))
+    checksum = running.intdigest()
+    space.tails[length, checksum] = running
+    if len(space.tails) > TAILS_KEPT:
+        space.tails.pop(next(iter(space.tails)), None)
+    return np.array(sums, _SUM).tobytes() if sums else b"", checksum
 
 
 def own_tail(state: Sequence, space: Space) -> Sequence:

@@ -22,15 +22,15 @@ from mmstore.columns.extents import Buffer, Source, Space
 from mmstore.columns.overwrite import scatter
 from mmstore.columns.sequence import Sequence
 from mmstore.columns.statistics import Statistics
-from mmstore.columns.types import CATEGORY, LIST, UTF8, Kind
-from mmstore.columns.words import codes_of, read_words
+from mmstore.columns.types import CATEGORY, LIST, Kind
+from mmstore.columns.words import codes_of
 from mmstore.errors import CorruptError
-from mmstore.kernels.strings import check_codes, check_utf8
 
 __all__ = [
     "ColumnState",
     "allow_nulls",
     "append",
+    "compute",
     "free",
     "new",
     "read",
@@ -39,7 +39,6 @@ __all__ = [
     "truncate",
     "unpack",
     "update",
-    "verify",
 ]
 
 _OFFSET: Final = 8  # bytes
@@ -169,6 +168,8 @@ def take(kind: Kind, state: ColumnState, source: Source, rows: Array) -> Parts:
 
 def append(kind: Kind, state: ColumnState, before: int, rows: int, parts: Parts, space: Space) -> ColumnState:
     """The column of `before` rows with `rows` more.  Raises as `sequence.append`."""
+    if not rows:
+        return state  # not even the 0 with which offsets begin
     found = dict(zip(kind.parts, state.parts, strict=True))
     if kind.layout == CATEGORY:
         parts, found["word_offsets"], found["words"] = codes_of(parts, found["word_offsets"], found["words"], space)
@@ -194,7 +195,8 @@ def _append_validity(state: Sequence, before: int, rows: int, bits: Array | None
     return bitmap.append(state, np.ones(rows, np.bool_) if bits is None else bits, space)
 
 
-def _compute(kind: Kind, parts: Parts) -> Statistics:
+def compute(kind: Kind, parts: Parts) -> Statistics:
+    """The statistics of some rows."""
     values = parts["offsets"] if "offsets" in parts else parts["values"]
     return statistics.compute(kind, values, parts.get("data"), valid(parts))
 
@@ -207,7 +209,7 @@ def _more_statistics(
     at = 0
     while at < rows:
         n = min(fmt.BLOCK_ROWS - tail.rows, rows - at)
-        tail = statistics.merge(kind, tail, _compute(kind, parts if n == rows else cut(kind, parts, at, at + n)))
+        tail = statistics.merge(kind, tail, compute(kind, parts if n == rows else cut(kind, parts, at, at + n)))
         at += n
         if tail.rows == fmt.BLOCK_ROWS:
             sealed.append(tail.pack())
@@ -255,7 +257,11 @@ def _rewrite(
     size = kind.item_size
     space, release = space.keeping()  # what is written anew is read meanwhile
     first = int(rows[0])
-    begin = int(np.frombuffer(sequence.read(state.part(kind, "offsets"), space, first * 8, first * 8 + 8), "<i8")[0])
+    sequence.require(found["offsets"], space, first * _OFFSET)
+    begin = int(np.frombuffer(sequence.read(found["offsets"], space, first * 8, first * 8 + 8), "<i8")[0])
+    if not 0 <= begin * size <= found[name].length:
+        raise CorruptError(f"row {first} begins outside {found[name].length} bytes; run check()")
+    sequence.require(found[name], space, begin * size)
     offsets = sequence.truncate(found["offsets"], (first + 1) * _OFFSET if first else 0, space)
     body = sequence.truncate(found[name], begin * size, space)
     for start, changed in _replaced(kind, state, total, rows, parts, space):
@@ -290,7 +296,7 @@ def _statistics_anew(kind: Kind, state: ColumnState, total: int, touched: Array,
     packed = []
     for block in touched.tolist():
         start = block * fmt.BLOCK_ROWS
-        found = _compute(kind, read(kind, state, space, start, min(start + fmt.BLOCK_ROWS, total)))
+        found = compute(kind, read(kind, state, space, start, min(start + fmt.BLOCK_ROWS, total)))
         if block < sealed:
             packed.append(found.pack())
         else:
@@ -305,7 +311,7 @@ def truncate(kind: Kind, state: ColumnState, rows: int, space: Space) -> ColumnS
     """The first `rows` rows of a column of fixed layout; fewer than it has."""
     sealed, behind = divmod(rows, fmt.BLOCK_ROWS)
     start = sealed * fmt.BLOCK_ROWS
-    tail = _compute(kind, read(kind, state, space, start, rows)) if behind else statistics.NONE
+    tail = compute(kind, read(kind, state, space, start, rows)) if behind else statistics.NONE
     parts = []
     for name, part in zip(kind.parts, state.parts, strict=True):
         if name == "validity":
@@ -319,43 +325,6 @@ def free(state: ColumnState, space: Space) -> None:
     """Give all pages back."""
     for part in state.sequences:
         sequence.free(part, space)
-
-
-def verify(kind: Kind, state: ColumnState, rows: int, source: Source) -> Iterator[CorruptError]:
-    """Everything about the column that contradicts its checksums, its statistics or itself."""
-    for part in state.sequences:
-        yield from sequence.verify(part, source)
-    if kind.nullable:
-        yield from bitmap.verify(state.part(kind, "validity"), source)
-    try:
-        packed = sequence.read(state.blocks, source, 0, state.blocks.length) + state.tail.pack()
-        for block in range(-(-rows // fmt.BLOCK_ROWS)):
-            start = block * fmt.BLOCK_ROWS
-            parts = read(kind, state, source, start, min(start + fmt.BLOCK_ROWS, rows))
-            yield from _verify_values(kind, state, parts, start, source)
-            found = _compute(kind, parts)
-            kept = Statistics.unpack(packed, block * _STATISTICS)
-            if not statistics.agree(kind, kept, found):
-                yield CorruptError(f"rows from {start} on have the statistics {found}, their column says {kept}")
-    except CorruptError as error:
-        yield error
-
-
-def _verify_values(kind: Kind, state: ColumnState, parts: Parts, start: int, source: Source) -> Iterator[CorruptError]:
-    """Text that is no UTF-8, codes without a word."""
-    if kind.layout == UTF8:
-        wrong = check_utf8(parts["data"], np.ascontiguousarray(parts["offsets"]))
-        if wrong >= 0:
-            yield CorruptError(f"row {start + wrong} is no UTF-8")
-    elif kind.layout == CATEGORY:
-        ends, words = read_words(state.part(kind, "word_offsets"), state.part(kind, "words"), source)
-        if check_utf8(words, np.ascontiguousarray(ends)) >= 0:
-            yield CorruptError("a category's word is no UTF-8")
-        bits = valid(parts)
-        codes = parts["values"] if bits is None else parts["values"][bits]
-        wrong = check_codes(np.ascontiguousarray(codes), len(ends) - 1)
-        if wrong >= 0:
-            yield CorruptError(f"rows from {start} on have codes of no category")
 
 
 def total_nulls(state: ColumnState, source: Source) -> int:

@@ -12,6 +12,7 @@ from mmstore.catalog import tables
 from mmstore.catalog.entry import Entry
 from mmstore.columns import keys, sequence
 from mmstore.columns import state as states
+from mmstore.columns.verify import verify as verify_column
 from mmstore.database.reader import State
 from mmstore.engine.session import Session
 from mmstore.errors import CorruptError
@@ -119,7 +120,7 @@ def _check_entry(session: Session, state: State, account: _Account, name: str, e
     if entry.schema is not None:
         source = sequence.Source(session.page_size, session.store.read)
         for column, found in zip(entry.schema, entry.columns, strict=True):
-            for error in states.verify(column.kind, found, entry.rows, source):
+            for error in verify_column(column.kind, found, entry.rows, source):
                 yield Problem(f"{where}, column {column.name!r}", str(error), error.page)
         for error in sequence.verify(entry.marks, source):
             yield Problem(f"{where}, marks", str(error), error.page)
@@ -127,11 +128,17 @@ def _check_entry(session: Session, state: State, account: _Account, name: str, e
             yield from _check_rows(state, where, entry, source)
         except CorruptError as error:
             yield Problem(where, str(error), error.page)
+        except ValueError as error:  # a key that is too long
+            yield Problem(where, str(error))
 
 
 def _check_rows(state: State, where: str, entry: Entry, source: sequence.Source) -> Iterator[Problem]:
     """Whether the marks are as many as the entry says, and each row that isn't deleted is found by its key."""
-    deleted = tables.marked(entry, source, 0, entry.rows)
+    marks = np.frombuffer(sequence.read(entry.marks, source, 0, entry.marks.length), np.uint8)
+    if len(marks) and marks.max() > 1:
+        yield Problem(where, f"has marks of {int(marks.max())}; 1 is a deleted row's, 0 another's")
+    deleted = np.zeros(entry.rows, np.bool_)
+    deleted[: len(marks)] = marks != 0
     count = int(np.count_nonzero(deleted))
     if count != entry.deleted:
         yield Problem(where, f"has {count} rows marked as deleted, its entry says {entry.deleted}")

@@ -29,7 +29,8 @@ from mmstore.engine import attach, checkpoint, commit
 from mmstore.engine.session import Options, Session
 from mmstore.engine.writer import Writer
 from mmstore.errors import ClosedError, Error, FormatError
-from mmstore.pages.pins import Pins, ReaderInfo, readers
+from mmstore.pages.pins import Pins
+from mmstore.pages.readers import ReaderInfo, readers
 
 if TYPE_CHECKING:
     from mmstore.columns.reader import ColumnReader

@@ -52,14 +52,16 @@ def rows_of_keys(table: TableState, given: Any) -> Array:
     columns = table.key_columns
     if not columns:
         raise SchemaError("the table has no key; make it with key=..., or look through it with scan()")
+    names = ", ".join(repr(column.name) for column in columns)
     if isinstance(given, Mapping):
+        if given.keys() != {column.name for column in columns}:
+            raise SchemaError(f"the key has the columns {names}, found {', '.join(map(repr, given))}")
         values = [given[column.name] for column in columns]
     elif len(columns) == 1:
         values = [given]
     elif isinstance(given, tuple) and len(given) == len(columns):
         values = list(given)
     else:
-        names = ", ".join(column.name for column in columns)
         raise SchemaError(f"the key has the columns {names}; give a tuple or a dict of {len(columns)} lists or arrays")
     pairs = [_asked(column, one) for column, one in zip(columns, values, strict=True)]
     if len({n for n, _, _ in pairs}) != 1:
@@ -73,21 +75,36 @@ def rows_of_keys(table: TableState, given: Any) -> Array:
     return rows
 
 
+def _integers(values: Any) -> Array:
+    """A list as an array; numpy alone makes floats of integers on both sides of 2 ** 63."""
+    found = np.asarray(values)
+    return found if found.dtype.kind != "f" or found.ndim != 1 else np.array(values, object)
+
+
 def _asked(column: Column, values: Any) -> tuple[int, tuple[Column, Parts], Array | None]:
     """(how many, (column that is wide enough for any key asked for, parts), which can't be in the table)."""
     kind = column.kind
     impossible = None
     if kind.dtype.kind == "S":
         kind = types.resolve(column.name, types.BINARY)
+        if isinstance(values, list | tuple):  # S has no zeros at its end
+            values = [one.rstrip(b"\0") if isinstance(one, bytes) else one for one in values]
     elif kind.dtype.kind in "iu" and not kind.arrow and kind.layout == types.FIXED:
         kind = replace(kind, dtype=np.dtype("<i8" if kind.dtype.kind == "i" else "<u8"))
         if isinstance(values, list | tuple | range):
-            values = np.asarray(values) if len(values) else np.zeros(0, kind.dtype)
-        if isinstance(values, np.ndarray) and values.dtype.kind in "iu" and len(values):
+            values = _integers(values) if len(values) else np.zeros(0, kind.dtype)
+        integers = isinstance(values, np.ndarray) and values.dtype.kind in "iuO" and values.ndim == 1 and len(values)
+        if integers and (values.dtype.kind != "O" or all(type(value) is int for value in values)):
             info = np.iinfo(column.dtype)
             if int(values.min()) < info.min or int(values.max()) > info.max:
-                impossible = (values < info.min) | (values > info.max)
+                impossible = ((values < info.min) | (values > info.max)).astype(np.bool_)
                 values = np.where(impossible, 0, values)
+    elif kind.dtype.kind == "U":
+        if isinstance(values, list | tuple) and all(isinstance(one, str) for one in values):
+            values = np.array(values, "U")
+        if isinstance(values, np.ndarray) and values.dtype.kind == "U" and values.dtype.itemsize > kind.dtype.itemsize:
+            impossible = np.char.str_len(values) > kind.dtype.itemsize // 4
+            values = np.where(impossible, "", values)
     wide = replace(column, kind=kind)
     n, parts = convert.column_parts(wide, values)
     return n, (wide, parts), impossible

@@ -47,6 +47,10 @@ def _refuse(*_: object) -> bytes:
     raise PinNeeded
 
 
+class _Passing:
+    """Owns a pin for the length of a call."""
+
+
 class State:
     """One root: ``tree(name)`` for a keyspace's index, ``entry(name)`` for a catalog entry."""
 
@@ -60,7 +64,7 @@ class State:
         self.main = self.open(IndexDescriptor.unpack(root.main))
         self._catalog: Tree | None = None
         self._trees: dict[bytes, Tree | None] = {b"": self.main}
-        self._entries: dict[bytes, Entry | None] = {}
+        self._entries: dict[bytes, Entry | None] = dict(session.known(root))
 
     def open(self, desc: IndexDescriptor) -> Tree:
         """The index that an entry of this state describes."""
@@ -209,8 +213,9 @@ class Reader:
         session = self._session
         if session is None:
             raise ClosedError(_CLOSED)
-        root = session.pins.pin_snapshot(passing=True)
+        owner = _Passing()
+        root = session.pins.pin_snapshot(owner, passing=True)
         try:
             yield State(session, root, pinned=True)
         finally:
-            session.pins.release_snapshot(root.txn, passing=True)
+            session.pins.release_snapshot(owner, root.txn)

@@ -27,7 +27,7 @@ class Snapshot(SnapshotKeyspace):
         self._name = b""
         self._database = database
         self._pins = database.session.pins
-        root = self._pins.pin_snapshot()
+        root = self._pins.pin_snapshot(self)
         self._state: State | None = State(database.session, root, pinned=True)
         self._txn = root.txn
 
@@ -110,7 +110,7 @@ class Snapshot(SnapshotKeyspace):
         """Let go of the state; a second call does nothing."""
         if self._state is not None:
             self._state = None
-            self._pins.release_snapshot(self._txn)
+            self._pins.release_snapshot(self, self._txn)
 
     def __enter__(self) -> Snapshot:
         self.check_open()
@@ -120,7 +120,3 @@ class Snapshot(SnapshotKeyspace):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        if self.__dict__.get("_state") is not None:
-            self._pins.release_later(self._txn)

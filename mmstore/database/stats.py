@@ -8,7 +8,7 @@ from mmstore import format as fmt
 from mmstore.kernels import compiled
 from mmstore.keyspace.descriptor import IndexDescriptor
 from mmstore.pages.freefile import load_entries
-from mmstore.pages.pins import readers
+from mmstore.pages.readers import readers
 
 if TYPE_CHECKING:
     from mmstore.database.database import Database

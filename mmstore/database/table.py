@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from mmstore import format as fmt
+from mmstore.catalog import tables
+from mmstore.catalog.entry import Entry
 from mmstore.columns import arrow_out, cdata, convert
 from mmstore.columns.batch import Array
 from mmstore.columns.schema import Schema
@@ -29,10 +31,10 @@ from mmstore.errors import ReadOnlyError
 
 if TYPE_CHECKING:
     from mmstore.database.database import Database
+    from mmstore.database.reader import State
     from mmstore.database.snapshot import Snapshot
     from mmstore.database.tablewriter import TableWriter
     from mmstore.database.transaction import Transaction
-    from mmstore.engine.write import WriteState
 
 __all__ = ["CommittedName", "ReadTable", "Table", "TransactionName", "TransactionTable"]
 
@@ -61,6 +63,10 @@ class Named:
         """
         raise NotImplementedError
 
+    def _entry(self) -> Entry:
+        """What the catalog says of it now.  Raises KeyError, and TypeError if the name is something else's."""
+        raise NotImplementedError
+
     @property
     def name(self) -> str:
         return self._name.decode()
@@ -74,8 +80,7 @@ class Named:
 
     def __len__(self) -> int:
         """Rows, deleted ones included: their numbers are range(len(table))."""
-        with self._state() as state:
-            return state.rows
+        return self._entry().rows
 
 
 class ReadTable(Named):
@@ -84,8 +89,7 @@ class ReadTable(Named):
     @property
     def schema(self) -> Schema:
         """Names and types of the columns, and the key."""
-        with self._state() as state:
-            return state.schema
+        return tables.schema_of(self._entry())
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -95,8 +99,8 @@ class ReadTable(Named):
     @property
     def live_rows(self) -> int:
         """Rows that aren't deleted."""
-        with self._state() as state:
-            return state.rows - state.entry.deleted
+        entry = self._entry()
+        return entry.rows - entry.deleted
 
     @property
     def deleted(self) -> Array:
@@ -265,23 +269,30 @@ class CommittedName(Named):
     @contextmanager
     def _state(self) -> Iterator[TableState]:
         if self._snapshot is not None:
-            state = self._snapshot.state
-            yield self._found(state)
+            yield self._shown(self._snapshot.state)
             return
         with self._database.reader.pinned() as state:
-            yield self._found(state)
+            yield self._shown(state)
 
     def _held(self) -> tuple[TableState, Callable[[], None]]:
         if self._snapshot is not None:
-            return self._found(self._snapshot.state), lambda: None
+            return self._shown(self._snapshot.state), lambda: None
         snapshot = self._database.snapshot()
-        return self._found(snapshot.state), snapshot.close
+        return self._shown(snapshot.state), snapshot.close
 
-    def _found(self, state: Any) -> TableState:
+    def _shown(self, state: State) -> TableState:
+        return Committed(self._database, state, self._found(state))
+
+    def _entry(self) -> Entry:
+        if self._snapshot is not None:
+            return self._found(self._snapshot.state)
+        return self._database.reader.read(self._found)
+
+    def _found(self, state: State) -> Entry:
         entry = state.expect(self._name, self.kind)
         if entry is None:
             raise KeyError(self.name)
-        return Committed(self._database, state, entry)
+        return entry
 
 
 class TransactionName(Named):
@@ -293,19 +304,22 @@ class TransactionName(Named):
 
     @contextmanager
     def _state(self) -> Iterator[TableState]:
-        yield self._found(self._transaction.check_open())
+        yield self._shown()
 
     def _held(self) -> tuple[TableState, Callable[[], None]]:
-        return self._found(self._transaction.check_open()), lambda: None
+        return self._shown(), lambda: None
 
-    def _found(self, write: WriteState) -> TableState:
-        entry = write.entry(self._name)
-        if entry is None or entry.kind != self.kind:
-            raise KeyError(self.name)
-        state = self._transaction.base_state()
+    def _shown(self) -> TableState:
+        entry, state = self._entry(), self._transaction.base_state()
         if state is not None and state.entry(self._name) == entry:
             return Committed(self._transaction._database, state, entry)
-        return Uncommitted(write, self._name, entry)
+        return Uncommitted(self._transaction.check_open(), self._name, entry)
+
+    def _entry(self) -> Entry:
+        entry = self._transaction.check_open().entry(self._name)
+        if entry is None or entry.kind != self.kind:
+            raise KeyError(self.name)
+        return entry
 
 
 class Table(ReadTable, CommittedName):

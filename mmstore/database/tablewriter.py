@@ -14,6 +14,7 @@ import numpy as np
 from mmstore.columns import batch as batches
 from mmstore.columns import convert, keys
 from mmstore.columns.batch import Array, Batch
+from mmstore.columns.rows import misfit
 from mmstore.columns.schema import Column
 from mmstore.database.lookup import row_numbers
 from mmstore.database.rows import Uncommitted
@@ -251,7 +252,10 @@ def _fill(column: Column, fill: Any) -> Batch:
             return Batch(1, [{"values": np.zeros((1, *column.shape), column.dtype)}])
     values: Any = [fill]
     if column.shape and fill is not None:
-        values = np.broadcast_to(np.asarray(fill), column.shape)[None]
+        try:
+            values = np.broadcast_to(np.asarray(fill), column.shape)[None]
+        except ValueError:
+            raise misfit(column, f"found {fill!r}, which doesn't have that shape") from None
     return Batch(1, [convert.column_parts(column, values)[1]])
 
 

@@ -155,8 +155,8 @@ class FileMapping:
             else:
                 protection = libc.PROT_READ | (libc.PROT_WRITE if self.writable else 0)
                 self._map(done, size - done, protection, libc.MAP_SHARED, self._backend.fileno(), done)
-            self.size = size
             self.view = self._exporter.view(size).toreadonly()
+            self.size = size  # last: what was struck before is done again
         return True
 
     def _extend_private(self, done: int, size: int) -> None:

@@ -191,6 +191,8 @@ class StoreFile:
             raise ValueError(f"placing [{first}, ...) up to {last} + {_nbytes(tail)} of {self.size} bytes")
         if self._placing == "memcpy" or self.private:
             self.place_by_memcpy(ordered)
+        elif len(ordered) == 1 and first % ZONE_SIZE + _nbytes(tail) <= ZONE_SIZE:
+            self._pwrite(tail, first)
         else:
             self._place_by_pwrite(ordered)
 

@@ -99,6 +99,7 @@ def _commit_small(session: Session, writer: Writer, write: WriteState, root: Roo
         try:
             session.live.set("committing", root.txn)
             root = append(session, writer, write, root)
+            write.known_as(root)
             writer.built(root)
             if session.options.durability == "relaxed":
                 writer.publish_relaxed()
@@ -149,6 +150,7 @@ def _commit_large(session: Session, writer: Writer, write: WriteState, root: Roo
     try:
         session.live.set("committing", root.txn)
         checkpoint.checkpoint(session, root)
+        write.known_as(root)
         writer.publish_now(root)
         session.counts["large_commits"] += 1
     except BaseException:
@@ -174,6 +176,7 @@ def expire_grace(session: Session, writer: Writer, base: Root) -> Root:
 
 def _commit_in_memory(writer: Writer, write: WriteState, root: Root) -> None:
     try:
+        write.known_as(root)
         writer.publish_now(root)
     finally:
         writer.end(write.right)

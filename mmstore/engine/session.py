@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from mmstore import format as fmt
+from mmstore.catalog.entry import Entry
 from mmstore.disk.backend import Backend, Filesystem
 from mmstore.disk.locks import FileLocks
 from mmstore.disk.log import Log, aside_path
@@ -24,11 +25,14 @@ from mmstore.errors import ClosedError, CorruptError, DiskFullError, SyncError
 from mmstore.keyspace.index import Index
 from mmstore.pages.freelist import FreeList
 from mmstore.pages.live import LivePage
-from mmstore.pages.pins import Interval, Pins, needed_intervals
+from mmstore.pages.pins import Pins
+from mmstore.pages.readers import Interval, needed_intervals
 from mmstore.pages.root import Identity, Root
 from mmstore.pages.workspace import Workspace
 
 __all__ = ["Options", "Session"]
+
+_KNOWN = 64  # entries that are kept from one transaction to the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +77,10 @@ class Session:
         self.workspace = self._new_workspace()
         self.log: Log | None = None
         self.spare_indexes: list[Index] = []
-        self.words: dict[Any, dict[bytes, int]] = {}
+        self.words: dict[int, Any] = {}
         """The words of category columns, as `columns.words` has them, of states that were committed or are being."""
+        self.tails: dict[tuple[int, int], Any] = {}
+        """Running hashes of the ends of columns, as `columns.sequence` has them, whatever becomes of a transaction."""
         self.disk_full = False
         """The file could not grow since the last transaction began."""
         self.closed = False
@@ -83,6 +89,7 @@ class Session:
         """Whether its files are closed, too."""
         self._prepared = False
         self._newest: Root | None = None
+        self._known: tuple[Root | None, dict[bytes, Entry]] = (None, {})
         self.checkpointing = threading.Lock()
         self.background: threading.Thread | None = None
         self.background_error: Exception | None = None
@@ -118,6 +125,15 @@ class Session:
         """``root`` was just published by this handle."""
         self._newest = root
 
+    def know(self, root: Root, entries: dict[bytes, Entry]) -> None:
+        """This handle has built `root`, and these entries of its catalog need not be read again."""
+        self._known = (root, entries if len(entries) <= _KNOWN else {})
+
+    def known(self, root: Root) -> Mapping[bytes, Entry]:
+        """What `know` was told of this very root."""
+        about, entries = self._known
+        return entries if about is root else {}
+
     def forget(self) -> None:
         """A new session has begun: nothing known so far holds."""
         self._newest = None
@@ -132,6 +148,7 @@ class Session:
         self.workspace = self._new_workspace()
         self.spare_indexes.clear()
         self.words.clear()
+        self.tails.clear()
 
     def _new_workspace(self) -> Workspace:
         return Workspace(self.store, self.freelist, self.page_size, self.identity.seed)

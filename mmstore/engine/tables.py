@@ -28,10 +28,15 @@ from mmstore.keyspace.index import Index
 if TYPE_CHECKING:
     from mmstore.engine.session import Session
 
-__all__ = ["TableChanges"]
+__all__ = ["TableChanges", "struck"]
 
 _ROW = np.dtype("<u8")
 _STEP = fmt.BLOCK_ROWS
+
+
+def struck(error: BaseException) -> bool:
+    """Whether an exception may come from anywhere (Ctrl-C, no memory), so that what it left may be halfway."""
+    return isinstance(error, MemoryError) or not isinstance(error, Exception)
 
 
 class TableChanges:
@@ -59,6 +64,9 @@ class TableChanges:
     def _changing(self) -> AbstractContextManager[None]:
         raise NotImplementedError
 
+    def _break(self, error: BaseException) -> None:
+        raise NotImplementedError
+
     @cached_property
     def space(self) -> Space:
         """Where columns take and place pages."""
@@ -72,6 +80,7 @@ class TableChanges:
             store.place,
             savepoints=lambda: bool(self._marks),
             words=self.session.words,
+            tails=self.session.tails,
         )
 
     def _table(self, name: bytes) -> Entry:
@@ -112,6 +121,21 @@ class TableChanges:
         assert index is not None
         index.put_packed(*packed, rows.astype(_ROW, copy=False), _ROW.itemsize)
 
+    def _forget(self, name: bytes, entry: Entry, rows: Array) -> None:
+        """Take the keys of `rows` out of the index.  Raises `CorruptError` where they aren't those rows' there."""
+        index = self.index(name)
+        assert index is not None
+        for start in range(0, len(rows), _STEP):
+            some = rows[start : start + _STEP]
+            packed = self._keys(entry, some)
+            places, found = np.zeros(len(some), np.int64), np.zeros(len(some), np.uint8)
+            index.gather(*packed, places, _ROW.itemsize, found)
+            wrong = np.flatnonzero((found == 0) | (places != some))
+            if len(wrong):
+                row = int(some[wrong[0]])
+                raise CorruptError(f"row {row} of {name.decode()!r} isn't found by its key; run check()")
+            index.delete_packed(*packed)
+
     # --- rows ---------------------------------------------------------------------------------------
 
     def append(self, name: bytes, batch: Batch) -> range:
@@ -119,13 +143,16 @@ class TableChanges:
         entry = self._table(name)
         self._grows()
         freelist = self.session.freelist
-        mark = freelist.mark()
         try:
+            mark = freelist.mark()
             changed = tables.append(entry, batch, self.space)
-        except BaseException:
-            freelist.rollback(mark)  # what the columns before the failed one took belongs to nobody
+            freelist.release(mark)
+        except BaseException as error:
+            if struck(error):  # anywhere, in the free list too
+                self._break(error)
+            else:
+                freelist.rollback(mark)  # what the columns before the failed one took belongs to nobody
             raise
-        freelist.release(mark)
         rows = range(entry.rows, changed.rows)
         with self._changing():
             self._set(name, changed)
@@ -143,9 +170,7 @@ class TableChanges:
         self._grows()
         with self._changing():
             if rekeyed:
-                index = self.index(name)
-                assert index is not None
-                index.delete_packed(*self._keys(entry, rows))
+                self._forget(name, entry, rows)
             changed = tables.update(entry, rows, positions, batch, self.space)
             self._set(name, changed)
             if rekeyed:
@@ -161,10 +186,7 @@ class TableChanges:
         self._grows()  # a mark takes room
         with self._changing():
             if tables.schema_of(entry).key is not None:
-                index = self.index(name)
-                assert index is not None
-                for start in range(0, len(rows), _STEP):
-                    index.delete_packed(*self._keys(entry, rows[start : start + _STEP]))
+                self._forget(name, entry, rows)
             self._set(name, tables.delete(entry, rows, self.space))
             self._log(fmt.OP_DELETE_ROWS, name, rows.astype(_ROW).tobytes())
 
@@ -209,8 +231,12 @@ class TableChanges:
 
     def drop_column(self, name: bytes, column: str) -> None:
         """Drop a column, which is not the last and not the key's."""
-        changed = tables.drop_column(self._table(name), column, self.space)
-        self._alter(name, changed, fmt.OP_DROP_COLUMN, column.encode())
+        entry = self._table(name)
+        tables.schema_of(entry).position(column)  # KeyError before anything is changed
+        self._shrinks()
+        with self._changing():
+            self._set(name, tables.drop_column(entry, column, self.space))
+            self._log(fmt.OP_DROP_COLUMN, name, column.encode())
 
     def rename_column(self, name: bytes, column: str, new: str) -> None:
         """Rename a column to a name that is free."""
@@ -234,8 +260,8 @@ class TableChanges:
         """Replay one operation of the log on a table.  Raises `CorruptError` where it makes no sense."""
         code, name, key, value = operation
         entry = self.entry(name)
-        if entry is None or entry.schema is None:
-            raise CorruptError(f"the log changes rows of {name!r}, which is no table; restore a backup")
+        if entry is None or entry.schema is None or code not in _ALLOWED[entry.kind]:
+            raise CorruptError(f"the log has a change of {name!r} that this can't have; restore a backup")
         try:
             _REPLAY[code](self, entry, name, key, value)
         except (ValueError, KeyError) as error:  # a SchemaError, or an impossible column
@@ -292,4 +318,8 @@ _REPLAY: dict[int, _Replay] = {
     fmt.OP_ALLOW_NULLS: lambda write, _, name, key, value: write.allow_nulls(name, key.decode()),
     fmt.OP_RESIZE: lambda write, _, name, key, value: write.resize(name, _number(key)),
     fmt.OP_COMPACT: lambda write, _, name, key, value: write.compact(name),
+}
+_ALLOWED = {
+    fmt.ENTRY_TABLE: _REPLAY.keys() - {fmt.OP_RESIZE},
+    fmt.ENTRY_ARRAY: {fmt.OP_APPEND, fmt.OP_UPDATE, fmt.OP_RESIZE},
 }

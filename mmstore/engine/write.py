@@ -18,7 +18,7 @@ from mmstore.catalog.entry import Entry
 from mmstore.engine.operations import Operation, Operations
 from mmstore.engine.right import Right
 from mmstore.engine.session import Session
-from mmstore.engine.tables import TableChanges
+from mmstore.engine.tables import TableChanges, struck
 from mmstore.errors import CorruptError
 from mmstore.keyspace.descriptor import IndexDescriptor
 from mmstore.keyspace.index import Index
@@ -63,7 +63,7 @@ class WriteState(TableChanges):
         self._struck: BaseException | None = None
         self._opened_catalog: Index | None = None
         self._indexes = {b"": self._open(IndexDescriptor.unpack(base.main))}
-        self._entries: dict[bytes, Entry] = {}
+        self._entries = dict(session.known(base))
         self._dirty: set[bytes] = set()
         self._marks: list[_Mark] = []
 
@@ -163,7 +163,7 @@ class WriteState(TableChanges):
     def _break(self, error: BaseException) -> None:
         if not isinstance(error, (TypeError, ValueError)):  # those come before anything is changed
             self.broken = error
-        if isinstance(error, MemoryError) or not isinstance(error, Exception):
+        if struck(error):
             self._struck = error  # anywhere: the free list itself may be halfway
 
     @contextmanager
@@ -281,7 +281,8 @@ class WriteState(TableChanges):
     def _roll_back(self, mark: _Mark) -> None:
         self._marks.pop()
         self.session.words.clear()
-        self.work.rollback(mark.work)
+        if self._struck is None:  # else it is all discarded in the end, and may be in no state to go back
+            self.work.rollback(mark.work)
         self.operations.rollback(mark.operations)
         for name in [name for name in self._indexes if name not in mark.descriptors]:
             del self._indexes[name]
@@ -303,6 +304,10 @@ class WriteState(TableChanges):
             self.work.release(mark.work)
 
     # --- the end ------------------------------------------------------------------------------------
+
+    def known_as(self, root: Root) -> None:
+        """What was built is `root`, as readers and the next transaction will meet it."""
+        self.session.know(root, self._entries)
 
     @property
     def changed(self) -> bool:

@@ -27,17 +27,20 @@ def check_offsets(offsets: Any, limit: int) -> int:
 
 
 def check_utf8(data: Any, offsets: Any) -> int:
-    """-1 if each row ``data[offsets[i]:offsets[i + 1]]`` is UTF-8 by itself, else the first that isn't.
+    """-1 if each row ``data[offsets[i]:offsets[i + 1]]`` lies in ``data`` and is UTF-8 by itself, else the first bad.
 
-    Raises ValueError where offsets leave ``data`` or fall.
+    ``offsets`` is a buffer of int64, one more than rows.
     """
     text = packed.flat(data)
     places = packed.numbers(offsets)
-    size = len(text)
-    wrong = packed.check_offsets(places, size)
+    n = len(places) - 1
+    if n < 1:
+        return -1
+    wrong = packed.check_offsets(places, len(text))
     if wrong >= 0:
-        raise ValueError(f"expected ascending offsets in [0, {size}], and at least one; number {wrong} isn't")
-    return raw.check_utf8(raw.address(text), raw.longs(places), len(places) - 1)
+        n = max(wrong - 1, 0)  # the row that the wrong offset ends is bad, unless one before is
+    found: int = raw.check_utf8(raw.address(text), raw.longs(places), n) if n else -1
+    return n if wrong >= 0 and found < 0 else found
 
 
 def check_codes(codes: Any, count: int) -> int:

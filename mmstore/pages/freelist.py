@@ -18,7 +18,7 @@ from mmstore import format as fmt
 from mmstore.errors import DiskFullError
 from mmstore.pages import freefile
 from mmstore.pages.freefile import Held, Store
-from mmstore.pages.pins import Interval
+from mmstore.pages.readers import Interval
 from mmstore.pages.root import FreeState, Root
 from mmstore.pages.runset import RunSet
 

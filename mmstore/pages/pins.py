@@ -10,6 +10,10 @@ A handle that may not write the file cannot fill a slot; it holds a shared lock 
 Pinning: raise the upper end to infinity, full fence, read the txn id, then set the interval to include it.
 A writer that scanned before the fence saw a txn id no newer than the one read here; whoever scans after
 it sees the pin.
+
+A pin lasts as long as its owner lives.  That the owner is gone is told by a weak reference, whose callback is one
+call into C: an exception such as KeyboardInterrupt, which may strike between any two bytecodes, can neither lose a
+release nor leave a pin whose owner was never handed out.
 """
 
 from __future__ import annotations
@@ -17,10 +21,10 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import Counter, deque
+import weakref
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 from mmstore import format as fmt
 from mmstore.disk.backend import Backend
@@ -28,13 +32,12 @@ from mmstore.disk.locks import FileLocks
 from mmstore.errors import ClosedError, LockTimeout
 from mmstore.kernels.atomics import fence, load_acquire, store_release
 from mmstore.pages.live import LivePage
+from mmstore.pages.readers import SLOT, slot_at
 from mmstore.pages.root import Root
 
-__all__ = ["Pins", "ReaderInfo", "needed_intervals", "readers"]
+__all__ = ["Pins"]
 
-_SLOT = fmt.READER_SLOT.offset
 _COUNT_LOCK = fmt.LOCK_SLOTS + fmt.READER_SLOTS  # held for the moment in which `slots` is raised
-Interval = tuple[int, int]
 
 
 class _OpenFile:
@@ -50,27 +53,38 @@ class _OpenFile:
             self.backend.close()
 
 
-def _release(released: deque[tuple[bool, int]], txn: int, keep: object) -> None:
-    del keep  # it was held until now
-    released.append((False, txn))
+class _Token:
+    """Owns a view's pin, and keeps the open file as long."""
+
+    __slots__ = ("__weakref__", "keep")
+
+    def __init__(self, keep: _OpenFile) -> None:
+        self.keep = keep
 
 
-def _slot_at(number: int) -> int:
-    return fmt.READER_SLOTS_AT + number * fmt.READER_SLOT.size
+class _Pin(weakref.ref[Any]):
+    """A pin, by its owner; equal to any other of the same living owner."""
+
+    __slots__ = ("passing", "snapshot", "txn")
+
+    snapshot: bool
+    passing: bool
+    txn: int
+
+    def __new__(cls, owner: object, callback: Callable[[Any], object] | None, *_: object) -> _Pin:
+        return super().__new__(cls, owner, callback)
+
+    def __init__(
+        self, owner: object, callback: Callable[[Any], object] | None, txn: int, snapshot: bool, passing: bool = False
+    ) -> None:
+        self.txn, self.snapshot, self.passing = txn, snapshot, passing
 
 
-@dataclass(frozen=True, slots=True)
-class ReaderInfo:
-    """One process' pins, as ``Database.readers()`` lists them."""
+_ByTxn = dict[int, set[_Pin]]
 
-    slot: int
-    pid: int
-    pins: int
-    since: float
-    """Unix time in seconds of the first pin."""
-    oldest_txn: int
-    newest_txn: int
-    own: bool
+
+def _total(pins: _ByTxn) -> int:
+    return sum(map(len, pins.values()))
 
 
 class Pins:
@@ -86,23 +100,22 @@ class Pins:
     ) -> None:
         """``keep``: the open file that holds the locks; it is closed when these pins and all views are gone."""
         self._keep = _OpenFile(keep)
-        self._held = 0
+        self._held: _Token | None = None
         self._shut = self._leaving = False
         self._live = live
         self._locks = locks
         self._read_root = read_root
         self._writable = writable
         self._lock = threading.Lock()
-        self._snapshots: Counter[int] = Counter()
-        self._passing: Counter[int] = Counter()  # those among them
-        self._views: Counter[int] = Counter()
-        self._released: deque[tuple[bool, int]] = deque()
+        self._snapshots: _ByTxn = {}
+        self._views: _ByTxn = {}
+        self._released: deque[_Pin] = deque()
         self.slot: int | None = None
 
     # --- taking and releasing -----------------------------------------------------------------------
 
-    def pin_snapshot(self, passing: bool = False) -> Root:
-        """Pin the newest published root against everything and return it.
+    def pin_snapshot(self, owner: object, passing: bool = False) -> Root:
+        """Pin the newest published root against everything, as long as ``owner`` lives, and return it.
 
         ``passing``: for the length of a call only.  A forked child leaves such pins behind: they are those of its
         parent's other threads, which nobody in the child would release.
@@ -111,74 +124,64 @@ class Pins:
         with self._lock:
             if self._shut:
                 raise ClosedError("this database is closed; open it again")
-            if self._writable:
-                root = self._choose()
-                self._snapshots[root.txn] += 1
-                self._store()
-            else:
-                root = self._pin_by_lock(self._snapshots)
-            if passing:
-                self._passing[root.txn] += 1
-            return root
+            root = self._pin_by_slot(owner, passing) if self._writable else self._pin_by_lock(owner, passing)
+        return root
 
     def hold(self, txn: int) -> None:
         """Pin root ``txn`` for good, by a lock byte (a handle that may not write the file, alone under GATE)."""
         self._locks.try_shared(fmt.LOCK_PINS + txn)
-        self._snapshots[txn] += 1
-        self._held = txn
+        self._held = _Token(self._keep)
+        self._add(self._snapshots, _Pin(self._held, None, txn, True))
 
-    def release_snapshot(self, txn: int, passing: bool = False) -> None:
+    def release_snapshot(self, owner: object, txn: int) -> None:
+        """Release the pin of ``owner``, if it has one still."""
         with self._lock:
-            if passing:
-                self._passing[txn] -= 1
-                if not self._passing[txn]:
-                    del self._passing[txn]
-            self._drop(self._snapshots, txn)
+            self._drop(_Pin(owner, None, txn, True))
 
     def pin_view(self, txn: int) -> Callable[[], None]:
         """Pin the runs of root ``txn``, which the caller has pinned as a snapshot.
 
-        Returns the release: safe in finalizers, since it only appends to a deque.
+        Returns the release: safe in finalizers, and not needed where it dies itself.
         """
         self.drain()
+        token = _Token(self._keep)
         with self._lock:
-            self._views[txn] += 1
+            self._add(self._views, _Pin(token, self._released.append, txn, False))
             if self._writable:
                 self._store()
-            elif self._views[txn] + self._snapshots[txn] == 1:
+            elif len(self._views[txn]) == 1 and not self._snapshots.get(txn):
                 self._locks.try_shared(fmt.LOCK_PINS + txn)
-        released, keep = self._released, self._keep
-        return partial(_release, released, txn, keep)
-
-    def release_later(self, txn: int) -> None:
-        """Release a snapshot's pin from a finalizer."""
-        self._released.append((True, txn))
+        return [token].clear
 
     def drain(self) -> None:
-        """Carry out what finalizers asked for."""
+        """Carry out what the ends of owners asked for."""
         while self._released:
-            try:
-                snapshot, txn = self._released.popleft()
-            except IndexError:  # another thread was quicker
-                return
             with self._lock:
-                self._drop(self._snapshots if snapshot else self._views, txn)
+                if self._released:  # else another thread was quicker
+                    self._drop(self._released[0])  # a second time does nothing, so it can't be lost in between
+                    self._released.popleft()
 
     @property
     def alive(self) -> int:
         """Pins held now."""
         self.drain()
-        return self._snapshots.total() + self._views.total()
+        return _total(self._snapshots) + _total(self._views)
 
     @property
     def views_alive(self) -> int:
         self.drain()
-        return self._views.total()
+        return _total(self._views)
 
-    def _drop(self, pins: Counter[int], txn: int) -> None:
-        pins[txn] -= 1
-        if not pins[txn]:
-            del pins[txn]
+    @staticmethod
+    def _add(pins: _ByTxn, pin: _Pin) -> None:
+        pins.setdefault(pin.txn, set()).add(pin)
+
+    def _drop(self, pin: _Pin) -> None:
+        pins, txn = self._snapshots if pin.snapshot else self._views, pin.txn
+        if txn in pins:
+            pins[txn].discard(pin)
+            if not pins[txn]:
+                del pins[txn]
         if self._writable:
             self._store()
         elif txn not in self._snapshots and txn not in self._views:
@@ -191,10 +194,10 @@ class Pins:
         """The handle is being closed: take no more snapshots."""
         with self._lock:
             self._shut = True
-            if self._held:  # its lock byte goes with the file
-                self._snapshots[self._held] -= 1
-                self._snapshots += Counter()  # keeps what is above 0
-                self._held = 0
+            if self._held is not None:  # its lock byte goes with the file
+                (pin,) = (pin for pins in self._snapshots.values() for pin in pins if pin() is self._held)
+                self._snapshots[pin.txn].discard(pin)
+                self._held = None
 
     def let_go(self) -> None:
         """The handle is closed: the file stays open for the pins that are alive, and is closed with the last."""
@@ -207,29 +210,40 @@ class Pins:
         self._keep.backend = None
 
     def _leave(self) -> None:
-        if self._leaving and not self._snapshots:
+        if self._leaving and not _total(self._snapshots):
             self._keep = _OpenFile(None)  # the views have the other one
 
-    def _pin_by_lock(self, pins: Counter[int]) -> Root:
+    def _pin_by_slot(self, owner: object, passing: bool) -> Root:
+        try:
+            root = self._choose()
+            self._add(self._snapshots, _Pin(owner, self._released.append, root.txn, True, passing))
+            self._store()
+        except BaseException:
+            if self.slot is not None:
+                self._store()  # the upper end is at infinity still
+            raise
+        return root
+
+    def _pin_by_lock(self, owner: object, passing: bool) -> Root:
         while True:
             root = self._read_root()
+            pin = _Pin(owner, self._released.append, root.txn, True, passing)
+            self._add(self._snapshots, pin)
             self._locks.try_shared(fmt.LOCK_PINS + root.txn)
             fence()
             if self._live.txn - root.txn <= fmt.GRACE:
-                pins[root.txn] += 1
                 return root
-            if root.txn not in self._snapshots and root.txn not in self._views:
-                self._locks.unlock(fmt.LOCK_PINS + root.txn)
+            self._drop(pin)
 
     # --- the slot -----------------------------------------------------------------------------------
 
     def _choose(self) -> Root:
-        at = _slot_at(self._take_slot())
+        at = slot_at(self._take_slot())
         memory = self._live.memory
-        low = load_acquire(memory, at + _SLOT["snapshot_low"])
-        store_release(memory, at + _SLOT["snapshot_high"], fmt.FOREVER)
+        low = load_acquire(memory, at + SLOT["snapshot_low"])
+        store_release(memory, at + SLOT["snapshot_high"], fmt.FOREVER)
         if not low:
-            store_release(memory, at + _SLOT["snapshot_low"], max(1, self._live.txn))
+            store_release(memory, at + SLOT["snapshot_low"], max(1, self._live.txn))
         fence()
         return self._read_root()
 
@@ -237,28 +251,29 @@ class Pins:
         if self.slot is None:
             self._take_slot()
         assert self.slot is not None
-        at = _slot_at(self.slot)
+        at = slot_at(self.slot)
         memory = self._live.memory
         for pins, low, high in (
             (self._snapshots, "snapshot_low", "snapshot_high"),
             (self._views, "view_low", "view_high"),
         ):
-            if pins:
+            txns = [txn for txn, held in pins.items() if held]
+            if txns:
                 # Widen before narrowing: a scan between the two stores sees too much, never too little.
-                store_release(memory, at + _SLOT[high], max(pins))
-                store_release(memory, at + _SLOT[low], min(pins))
+                store_release(memory, at + SLOT[high], max(txns))
+                store_release(memory, at + SLOT[low], min(txns))
             else:
-                store_release(memory, at + _SLOT[low], 0)
-                store_release(memory, at + _SLOT[high], 0)
-        count = at + _SLOT["pins"]
-        memory[count : count + 4] = (self._snapshots.total() + self._views.total()).to_bytes(4, "little")
+                store_release(memory, at + SLOT[low], 0)
+                store_release(memory, at + SLOT[high], 0)
+        count = at + SLOT["pins"]
+        memory[count : count + 4] = (_total(self._snapshots) + _total(self._views)).to_bytes(4, "little")
 
     def _take_slot(self) -> int:
         if self.slot is not None:
             return self.slot
         for number in range(fmt.READER_SLOTS):
             if self._locks.try_exclusive(fmt.LOCK_SLOTS + number):
-                at = _slot_at(number)
+                at = slot_at(number)
                 blank = dict.fromkeys(fmt.READER_SLOT.names, 0) | {"reserved": bytes(16)}
                 blank |= {"pid": os.getpid(), "since": time.time_ns()}
                 self._live.memory[at : at + fmt.READER_SLOT.size] = fmt.READER_SLOT.pack(blank)
@@ -283,7 +298,7 @@ class Pins:
     def give_up_slot(self) -> None:
         """Return the slot when no pin is alive (close)."""
         with self._lock:
-            if self.slot is not None and not self._snapshots and not self._views:
+            if self.slot is not None and not _total(self._snapshots) and not _total(self._views):
                 self._locks.unlock(fmt.LOCK_SLOTS + self.slot)
                 self.slot = None
 
@@ -293,8 +308,10 @@ class Pins:
         """A second slot, held through ``locks``, with copies of all pins: what a forked child adopts."""
         twin = Pins(self._live, locks, self._read_root, self._writable)
         with self._lock:
-            twin._snapshots = self._snapshots - self._passing
-            twin._views = self._views.copy()
+            for txn, pins in self._snapshots.items():
+                if lasting := {pin for pin in pins if not pin.passing}:
+                    twin._snapshots[txn] = lasting
+            twin._views = {txn: set(pins) for txn, pins in self._views.items()}
         twin._released = self._released  # existing views release into it
         if twin._snapshots or twin._views:
             if self._writable:
@@ -309,74 +326,7 @@ class Pins:
         self._live, self._read_root, self._keep.backend = live, read_root, keep
         self._locks, self.slot = locks, twin.slot
         self._snapshots, self._views = twin._snapshots, twin._views
-        self._passing.clear()
         self._lock = threading.Lock()
         if self.slot is not None:
-            at = _slot_at(self.slot) + _SLOT["pid"]
+            at = slot_at(self.slot) + SLOT["pid"]
             live.memory[at : at + 4] = os.getpid().to_bytes(4, "little")
-
-
-def _intervals(live: LivePage, locks: FileLocks, own: int | None) -> list[tuple[int, Interval, Interval]]:
-    """(slot, snapshot interval, view interval) of every live slot; (0, 0) stands for none."""
-    found = []
-    memory = live.memory
-    for number in range(min(live.half("slots"), fmt.READER_SLOTS)):
-        at = _slot_at(number)
-        pairs: list[Interval] = []
-        for low_field, high_field in (("snapshot_low", "snapshot_high"), ("view_low", "view_high")):
-            high = load_acquire(memory, at + _SLOT[high_field])
-            low = load_acquire(memory, at + _SLOT[low_field])
-            # The lower end is stored last and cleared first; an upper end of 0 beside it is a store under way.
-            high = max(high, load_acquire(memory, at + _SLOT[high_field]))
-            if high and not low:
-                low = 1 if high == fmt.FOREVER else 0
-            pairs.append((low, high or fmt.FOREVER) if low else (0, 0))
-        if any(low for low, _ in pairs) and (number == own or locks.held_by_other(fmt.LOCK_SLOTS + number)):
-            found.append((number, pairs[0], pairs[1]))
-    return found
-
-
-def needed_intervals(
-    live: LivePage, locks: FileLocks, own: int | None, durable: bool
-) -> tuple[list[Interval], list[Interval]]:
-    """Intervals of txn ids that are still needed: (by index pages, by value runs and extents).
-
-    The newest root is left out: nothing that it refers to was freed before it.  ``durable``: whether headers
-    count (they do not for a store in memory).  Call it only after the fence that follows a publication; it then
-    holds for runs freed in roots published before.
-    """
-    fence()
-    fixed: list[Interval] = []
-    if durable:
-        at = live.get("durable")
-        making = live.get("making")
-        fixed.append((at, fmt.FOREVER if making == fmt.FOREVER else at))
-        if making and making != fmt.FOREVER:
-            fixed.append((making, making))
-        at = live.get("durable")  # it may have moved to `making` between the two loads
-        fixed.append((at, at))
-    for start, n in locks.conflicts(fmt.LOCK_PINS, fmt.LOCK_PINS_SIZE):
-        fixed.append((start - fmt.LOCK_PINS, start + n - 1 - fmt.LOCK_PINS))
-    index, bulk = list(fixed), list(fixed)
-    for _, snapshots, views in _intervals(live, locks, own):
-        if snapshots[0]:
-            index.append(snapshots)
-            bulk.append(snapshots)
-        if views[0]:
-            bulk.append(views)
-    return index, bulk
-
-
-def readers(live: LivePage, locks: FileLocks, own: int | None) -> list[ReaderInfo]:
-    """Who pins what, by live slots."""
-    listed = []
-    for number, snapshots, views in _intervals(live, locks, own):
-        values = fmt.READER_SLOT.unpack(live.memory, _slot_at(number))
-        lows = [low for low, _ in (snapshots, views) if low]
-        highs = [high for low, high in (snapshots, views) if low]
-        listed.append(
-            ReaderInfo(
-                number, values["pid"], values["pins"], values["since"] / 1e9, min(lows), max(highs), number == own
-            )
-        )
-    return listed

@@ -192,6 +192,11 @@ class Workspace:
         start = self.allocator.alloc(npages, fmt.FREE_BULK)
         at = start * self.page_size
         stop = at + npages * self.page_size
+        if npages <= _FEW:
+            whole = b"".join(pieces)
+            self.store.place([(at, whole.ljust(stop - at, b"\0"))])
+            self._follow()
+            return start
         for piece in pieces:
             view = memoryview(piece).cast("B")
             for offset in range(0, len(view), _PIECE):

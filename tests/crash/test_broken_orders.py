@@ -17,7 +17,7 @@ from mmstore.engine import checkpoint
 from mmstore.engine.session import Session
 from mmstore.engine.writer import Writer
 from mmstore.errors import LockTimeout
-from mmstore.pages.pins import Interval
+from mmstore.pages.readers import Interval
 from mmstore.pages.root import Header, Root
 from powercut import RING, Bench, Content, Violation, laboratory, scaled
 from scenario import Scenario

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmstore.disk import libc, mapping
+from mmstore.disk import libc
+from mmstore.disk import mapping as mapping_module
 from mmstore.disk.backend import Backend
 from mmstore.disk.mapping import (
     FileMapping,
@@ -25,6 +26,7 @@ from mmstore.disk.mapping import (
 from mmstore.disk.memory import MemoryFilesystem
 from mmstore.disk.posix import PosixFilesystem
 from mmstore.format import FIXED_SIZE, LIVE_AT, LIVE_SIZE
+from strikes import struck
 
 P = 4096
 MIB = 1 << 20
@@ -68,7 +70,7 @@ def test_shows_the_file() -> None:
     backend.pwrite(b"new", 3 * P)
     assert file.view[3 * P : 3 * P + 3] == b"new", "writes are coherent with the mapping"
     assert file.buffer(3 * P, 3) == b"new"
-    assert file.address % mapping.ZONE_SIZE == 0
+    assert file.address % mapping_module.ZONE_SIZE == 0
 
 
 def test_read_only_all_the_way_down() -> None:
@@ -115,7 +117,7 @@ def test_growth_of_a_part_of_a_system_page() -> None:
 
 
 def test_a_reservation_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mapping, "_SMALLEST_RESERVATION", 1 * MIB)
+    monkeypatch.setattr(mapping_module, "_SMALLEST_RESERVATION", 1 * MIB)
     file = FileMapping(patterned(3), 3 * P)
     reserved = file.reserved
     assert MIB <= reserved < 16 * MIB
@@ -339,7 +341,7 @@ def test_a_sequence_is_unmapped_with_its_last_view() -> None:
 
 
 def test_a_sequence_outgrows_its_reservation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mapping, "_SEQUENCE_RESERVATION", P)
+    monkeypatch.setattr(mapping_module, "_SEQUENCE_RESERVATION", P)
     backend = patterned(20)
     sequence = SequenceMap(backend, P, RUNS[:1])
     old = sequence.view(P)
@@ -363,7 +365,7 @@ def test_where_mapping_is_impossible_views_are_copies(why: str, monkeypatch: pyt
 
     backend = patterned(20)
     if why == "budget":
-        monkeypatch.setattr(mapping, "BUDGET", mappings_in_use() + 3)
+        monkeypatch.setattr(mapping_module, "BUDGET", mappings_in_use() + 3)
     elif why == "system page":
         monkeypatch.setattr(libc, "PAGE", 4 * P)
     else:
@@ -382,6 +384,19 @@ def test_where_mapping_is_impossible_views_are_copies(why: str, monkeypatch: pyt
 def test_a_sequence_that_runs_out_of_budget_keeps_its_views(monkeypatch: pytest.MonkeyPatch) -> None:
     sequence = SequenceMap(patterned(20), P, RUNS[:2])
     view = sequence.view(5 * P)
-    monkeypatch.setattr(mapping, "BUDGET", mappings_in_use() + 1)
+    monkeypatch.setattr(mapping_module, "BUDGET", mappings_in_use() + 1)
     sequence.extend(RUNS[2:])
     assert sequence.copied and sequence.view(8 * P) == CONTENT and view == CONTENT[: 5 * P]
+
+
+def test_what_was_struck_while_it_grew_grows_again() -> None:
+    backend = MemoryFilesystem().open("f", create=True)
+    backend.allocate(0, 8 * P)
+    at, again = 0, True
+    while again:
+        mapping = FileMapping(backend, P)
+        again = struck(lambda: mapping.extend(4 * P), mapping_module, at)  # noqa: B023
+        at += 1
+        assert mapping.extend(4 * P) and mapping.size == 4 * P == len(mapping.view)
+        mapping.close()
+    assert at > 3

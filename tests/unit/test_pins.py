@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -18,8 +18,10 @@ from mmstore.errors import LockTimeout
 from mmstore.kernels.atomics import load_acquire
 from mmstore.pages import pins as pins_module
 from mmstore.pages.live import LivePage
-from mmstore.pages.pins import Interval, Pins, needed_intervals, readers
+from mmstore.pages.pins import Pins
+from mmstore.pages.readers import Interval, needed_intervals, readers
 from mmstore.pages.root import Root
+from strikes import struck
 
 
 class Machine:
@@ -54,6 +56,35 @@ class Handle:
         self.pins = Pins(machine.live, self.locks, machine.live.read_root, writable, self.backend)
 
 
+class Owner:
+    """Something that has pinned a snapshot."""
+
+
+_owners: dict[tuple[int, int], list[Owner]] = defaultdict(list)  # by the pins' id and the txn id
+
+
+@pytest.fixture(autouse=True)
+def nobody() -> Iterator[None]:
+    yield
+    _owners.clear()
+
+
+def pin(pins: Pins) -> Root:
+    owner = Owner()
+    root = pins.pin_snapshot(owner)
+    _owners[id(pins), root.txn].append(owner)
+    return root
+
+
+def unpin(pins: Pins, txn: int) -> None:
+    pins.release_snapshot(_owners[id(pins), txn].pop(), txn)
+
+
+def lose(pins: Pins, txn: int) -> None:
+    """Its owner dies without a word."""
+    _owners[id(pins), txn].pop()
+
+
 def covers(intervals: list[Interval], txn: int) -> bool:
     return any(low <= txn <= high for low, high in intervals)
 
@@ -64,19 +95,19 @@ NOTHING: tuple[list[Interval], list[Interval]] = ([], [])
 def test_a_snapshot_holds_everything_of_its_root() -> None:
     machine = Machine()
     reader = machine.handle()
-    assert reader.pins.pin_snapshot().txn == 10
+    assert pin(reader.pins).txn == 10
     machine.publish(3)
     assert machine.needed() == ([(10, 10)], [(10, 10)])
-    reader.pins.release_snapshot(10)
+    unpin(reader.pins, 10)
     assert machine.needed() == NOTHING and reader.pins.alive == 0
 
 
 def test_a_view_holds_bulk_runs_only_and_outlives_its_snapshot() -> None:
     machine = Machine()
     reader = machine.handle()
-    reader.pins.pin_snapshot()
+    pin(reader.pins)
     release = reader.pins.pin_view(10)
-    reader.pins.release_snapshot(10)
+    unpin(reader.pins, 10)
     assert machine.needed() == ([], [(10, 10)]) and reader.pins.views_alive == 1
     release()
     assert machine.needed() == ([], [(10, 10)])  # a finalizer only asks
@@ -88,14 +119,14 @@ def test_pins_of_one_handle_make_one_interval() -> None:
     machine = Machine()
     reader = machine.handle()
     for _ in range(5):
-        reader.pins.pin_snapshot()
+        pin(reader.pins)
         machine.publish(2)
     assert machine.needed()[0] == [(10, 18)]
-    reader.pins.release_snapshot(10)
-    reader.pins.release_snapshot(18)
+    unpin(reader.pins, 10)
+    unpin(reader.pins, 18)
     assert machine.needed()[0] == [(12, 16)]
-    reader.pins.release_later(12)
-    reader.pins.release_snapshot(16)
+    lose(reader.pins, 12)
+    unpin(reader.pins, 16)
     reader.pins.drain()
     assert machine.needed()[0] == [(14, 14)]
 
@@ -103,20 +134,20 @@ def test_pins_of_one_handle_make_one_interval() -> None:
 def test_the_same_root_is_pinned_as_often_as_it_is_asked_for() -> None:
     machine = Machine()
     reader = machine.handle()
-    reader.pins.pin_snapshot()
-    reader.pins.pin_snapshot()
-    reader.pins.release_snapshot(10)
+    pin(reader.pins)
+    pin(reader.pins)
+    unpin(reader.pins, 10)
     assert machine.needed()[0] == [(10, 10)]
-    reader.pins.release_snapshot(10)
+    unpin(reader.pins, 10)
     assert machine.needed()[0] == []
 
 
 def test_handles_have_intervals_of_their_own() -> None:
     machine = Machine()
     old, young = machine.handle(), machine.handle()
-    old.pins.pin_snapshot()
+    pin(old.pins)
     machine.publish(1000)
-    young.pins.pin_snapshot()
+    pin(young.pins)
     assert sorted(machine.needed()[0]) == [(10, 10), (1010, 1010)]
     own = needed_intervals(machine.live, old.locks, old.pins.slot, False)
     assert sorted(own[0]) == [(10, 10), (1010, 1010)]
@@ -125,13 +156,13 @@ def test_handles_have_intervals_of_their_own() -> None:
 def test_the_dead_pin_nothing_and_their_slot_is_taken_again() -> None:
     machine = Machine()
     dead, other = machine.handle(), machine.handle()
-    dead.pins.pin_snapshot()
+    pin(dead.pins)
     dead.pins.pin_view(10)
     assert dead.pins.slot == 0
     dead.backend.close()
     assert machine.needed() == NOTHING
     machine.publish(5)
-    other.pins.pin_snapshot()
+    pin(other.pins)
     assert other.pins.slot == 0
     assert machine.needed() == ([(15, 15)], [(15, 15)])
 
@@ -139,24 +170,24 @@ def test_the_dead_pin_nothing_and_their_slot_is_taken_again() -> None:
 def test_what_a_dead_owner_left_in_a_slot_is_wiped_before_it_counts() -> None:
     machine = Machine()
     dead, other = machine.handle(), machine.handle()
-    dead.pins.pin_snapshot()
+    pin(dead.pins)
     dead.pins.pin_view(10)
     dead.backend.close()
     machine.publish(90)
-    other.pins.pin_snapshot()
-    other.pins.release_snapshot(100)
+    pin(other.pins)
+    unpin(other.pins, 100)
     assert machine.needed() == NOTHING
 
 
 def test_a_slot_is_given_up_when_no_pin_is_alive() -> None:
     machine = Machine()
     first, second = machine.handle(), machine.handle()
-    first.pins.pin_snapshot()
+    pin(first.pins)
     first.pins.give_up_slot()
     assert machine.needed()[0] == [(10, 10)]
-    first.pins.release_snapshot(10)
+    unpin(first.pins, 10)
     first.pins.give_up_slot()
-    second.pins.pin_snapshot()
+    pin(second.pins)
     assert second.pins.slot == 0
 
 
@@ -165,21 +196,21 @@ def test_when_all_slots_are_taken_the_error_names_readers(monkeypatch: pytest.Mo
     machine = Machine()
     handles = [machine.handle() for _ in range(4)]
     for handle in handles[:3]:
-        handle.pins.pin_snapshot()
+        pin(handle.pins)
     with pytest.raises(LockTimeout, match=r"readers\(\)"):
-        handles[3].pins.pin_snapshot()
+        pin(handles[3].pins)
     handles[1].backend.close()
-    handles[3].pins.pin_snapshot()
+    pin(handles[3].pins)
     assert handles[3].pins.slot == 1
 
 
 def test_readers_are_listed() -> None:
     machine = Machine()
     first, second = machine.handle(), machine.handle()
-    first.pins.pin_snapshot()
+    pin(first.pins)
     machine.publish(4)
     first.pins.pin_view(10)
-    second.pins.pin_snapshot()
+    pin(second.pins)
     mine, theirs = readers(machine.live, first.locks, first.pins.slot)
     assert (mine.slot, mine.pins, mine.oldest_txn, mine.newest_txn, mine.own) == (0, 2, 10, 10, True)
     assert (theirs.slot, theirs.pins, theirs.oldest_txn, theirs.newest_txn, theirs.own) == (1, 1, 14, 14, False)
@@ -195,13 +226,13 @@ def test_a_slow_counter_of_slots_hides_nobody(monkeypatch: pytest.MonkeyPatch) -
 
     def stalls(live: LivePage, field: str, value: int) -> None:
         if not threads:
-            threads.append(threading.Thread(target=quick.pins.pin_snapshot))
+            threads.append(threading.Thread(target=pin, args=(quick.pins,)))
             threads[0].start()
             threads[0].join(0.05)
         set_half(live, field, value)
 
     monkeypatch.setattr(LivePage, "set_half", stalls)
-    slow.pins.pin_snapshot()
+    pin(slow.pins)
     threads[0].join()
     assert {slow.pins.slot, quick.pins.slot} == {0, 1}
     assert machine.live.half("slots") == 2
@@ -216,15 +247,15 @@ def test_a_handle_that_may_not_write_pins_by_a_lock_byte() -> None:
     machine = Machine()
     reader, other = machine.handle(writable=False), machine.handle(writable=False)
     before = bytes(machine.live.memory)
-    assert reader.pins.pin_snapshot().txn == 10
-    assert other.pins.pin_snapshot().txn == 10
+    assert pin(reader.pins).txn == 10
+    assert pin(other.pins).txn == 10
     machine.publish(3)
     release = reader.pins.pin_view(10)
-    reader.pins.pin_snapshot()
+    pin(reader.pins)
     assert bytes(machine.live.memory[fmt.READER_SLOTS_AT :]) == before[fmt.READER_SLOTS_AT :]
     assert {*machine.needed()[0]} == {*machine.needed()[1]} == {(10, 10), (13, 13)}
     other.backend.close()
-    reader.pins.release_snapshot(10)
+    unpin(reader.pins, 10)
     assert covers(machine.needed()[1], 10)
     release()
     reader.pins.drain()
@@ -244,7 +275,7 @@ def test_a_lock_byte_that_came_too_late_is_taken_anew() -> None:
         return root
 
     reader.pins._read_root = late
-    assert reader.pins.pin_snapshot().txn == 200
+    assert pin(reader.pins).txn == 200
     assert machine.needed()[0] == [(200, 200)]
 
 
@@ -324,7 +355,7 @@ class Watched:
             self.machine.publish(rng.choice((1, 2, 100)))
         elif action == "snapshot":
             self.kept, self.choosing = kept, True
-            self.snapshots.append(pins.pin_snapshot().txn)
+            self.snapshots.append(pin(pins).txn)
             self.choosing = False
         elif action == "view" and self.snapshots:
             self.kept = kept
@@ -334,10 +365,10 @@ class Watched:
             txn = self.snapshots.pop(rng.randrange(len(self.snapshots)))
             self.kept = (set(self.snapshots), kept[1])
             if action == "later":
-                pins.release_later(txn)
+                lose(pins, txn)
                 pins.drain()
             else:
-                pins.release_snapshot(txn)
+                unpin(pins, txn)
         elif action == "drop view" and self.views:
             _, release = self.views.pop(rng.randrange(len(self.views)))
             self.kept = (kept[0], {txn for txn, _ in self.views})
@@ -359,13 +390,39 @@ def test_a_scan_between_any_two_stores_sees_every_pin(actions: list[str], seed: 
         assert bool(index) == bool(watched.snapshots) and bool(bulk) == bool(watched.snapshots or watched.views)
 
 
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_strike_loses_no_release_and_leaves_no_pin(writable: bool) -> None:
+    """Ctrl-C at any line: of two views and a snapshot that end, and of a snapshot that is being taken."""
+    actions: list[Callable[[Pins], object]] = [Pins.drain, pin, lambda pins: unpin(pins, 10), lambda pins: pins.alive]
+    for action in actions:
+        at, again = 0, True
+        while again:
+            machine = Machine()
+            handle = machine.handle(writable)
+            pin(handle.pins)
+            pin(handle.pins)
+            for _ in range(2):
+                handle.pins.pin_view(10)
+            lose(handle.pins, 10)
+            machine.publish(3)
+            again = struck(lambda: action(handle.pins), pins_module, at)  # noqa: B023
+            at += 1
+            index, bulk = machine.needed()
+            kept = [txn for (_, txn), owners in _owners.items() if owners]
+            assert all(covers(index, txn) and covers(bulk, txn) for txn in kept)
+            _owners.clear()
+            assert handle.pins.alive == 0 and machine.needed() == NOTHING, at
+            handle.backend.close()
+        assert at > 3
+
+
 # --- fork ------------------------------------------------------------------------------------------------
 
 
 def test_a_copy_holds_the_same_roots_by_a_slot_of_its_own() -> None:
     machine = Machine()
     parent = machine.handle()
-    parent.pins.pin_snapshot()
+    pin(parent.pins)
     release = parent.pins.pin_view(10)
     backend = machine.file.reopen()
     locks = FileLocks(backend)
@@ -376,7 +433,7 @@ def test_a_copy_holds_the_same_roots_by_a_slot_of_its_own() -> None:
     assert machine.needed() == ([(10, 10)], [(10, 10), (10, 10)])
     child = parent.pins
     child.adopt(twin, machine.live, locks, machine.live.read_root, backend)
-    child.release_snapshot(10)
+    unpin(child, 10)
     assert machine.needed() == ([], [(10, 10)])
     release()
     child.drain()

@@ -239,10 +239,16 @@ def test_a_bad_byte_anywhere() -> None:
 
 @both
 def test_offsets_of_check_utf8(kernels: Any) -> None:
-    for offsets in ([], [-1, 3], [0, 2, 1], [0, 4], [0, HUGE]):
-        with pytest.raises(ValueError, match="expected ascending offsets"):
-            kernels.strings.check_utf8(b"abc", array("q", offsets))
-    assert kernels.strings.check_utf8(b"", array("q", [0])) == -1
+    """A row that leaves data is a bad row; what isn't of int64 is an error."""
+    check = kernels.strings.check_utf8
+    for offsets, row in [([-1, 3], 0), ([0, 2, 1], 1), ([0, 4], 0), ([0, HUGE], 0), ([0, 1, 2, 9, 3], 2), ([5, 2], 0)]:
+        assert check(b"abc", array("q", offsets)) == row
+        assert check(b"\xffbc", array("q", offsets)) == 0
+    assert check(b"ab\xffd", array("q", [0, 2, 3, 2])) == 1
+    for nothing in ([], [0], [7], [-1]):
+        assert check(b"abc", array("q", nothing)) == -1
+    with pytest.raises(ValueError, match="int64"):
+        check(b"abc", np.zeros(2, "i4"))
     assert kernels.strings.check_offsets(array("q", [0, 3, 3]), 3) == -1
     assert kernels.strings.check_offsets(array("q", [0, 3, 2]), 3) == 2
 

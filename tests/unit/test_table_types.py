@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import duckdb
+import nanoarrow as na
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -362,3 +364,214 @@ def test_arrow_and_back(make: Any, case: Case) -> None:
     same(twin["x"], expected_x * 4 + expected_x[2:7])
     same(twin["y"], expected_y * 4 + expected_y[2:7])
     assert twin.to_arrow(["y"])[:12].equals(table.to_arrow(["y"])[:12])
+
+
+# --- whole tables in every form ------------------------------------------------------------------------
+
+FRAME = {"i": "i8", "f": "f4", "s": "utf8", "b": "?", "t": "datetime64[us]"}
+COLUMNS: dict[str, Any] = {
+    "i": np.arange(5) - 2,
+    "f": np.arange(5).astype("f4") / 2,
+    "s": [f"text {i}" for i in range(5)],
+    "b": np.arange(5) % 2 == 0,
+    "t": np.arange(5).astype("M8[us]"),
+}
+
+
+def whole_tables() -> Iterator[Any]:
+    frame = pd.DataFrame(COLUMNS)
+    arrow = pa.table(COLUMNS)
+    yield COLUMNS
+    yield {name: COLUMNS[name] for name in reversed(COLUMNS)}
+    yield np.array(
+        list(zip(*COLUMNS.values(), strict=True)),
+        [
+            ("i", "i8"), ("f", "f4"), ("s", "U6"), ("b", "?"), ("t", "M8[us]")],
+    )  # fmt: skip
+    yield frame
+    yield frame.set_index(np.array(["a", "b", "c", "d", "e"]))
+    yield frame.convert_dtypes().astype({"f": "float32"})
+    yield arrow
+    yield arrow.select(["t", "b", "s", "f", "i"])
+    yield pa.concat_tables([arrow[:2], arrow[2:2], arrow[2:]])
+    yield arrow.to_batches()[0]
+    yield arrow.to_reader(max_chunksize=2)
+    yield pl.DataFrame(arrow)
+    yield duckdb.sql("select * from arrow")
+    yield duckdb.sql("select * from arrow").arrow()
+    yield na.ArrayStream(arrow)
+    yield na.c_array_stream(arrow)
+
+
+def test_whole_tables(make: Any) -> None:
+    table = make(FRAME)
+    n = 0
+    for n, data in enumerate(whole_tables(), 1):
+        assert table.append(data) == range(5 * (n - 1), 5 * n), type(data)
+    for name, values in COLUMNS.items():
+        found = table[name].tolist()
+        assert found == (values if name == "s" else values.tolist()) * n
+    assert table.to_pandas()[:5].equals(pd.DataFrame(COLUMNS)[list(FRAME)])
+    assert table.to_polars()["s"].to_list() == COLUMNS["s"] * n
+
+
+def test_a_schema_in_every_form(make: Any) -> None:
+    arrow = pa.schema([("i", pa.int64()), pa.field("s", pa.string(), False), ("e", pa.list_(pa.float32(), 3))])
+    data = {"i": [1], "s": ["x"], "e": [[1.0, 2, 3]]}
+    polars = pl.DataFrame(data, schema_overrides={"e": pl.Array(pl.Float32, 3)}).to_arrow().schema
+    for spec, text in ((arrow, "utf8"), (polars, "nullable(utf8)")):
+        table = make(spec)
+        assert [str(column) for column in table.schema] == ["nullable(int64)", text, "nullable(float32[3])"]
+        table.append(data)
+        table.append(pa.table(data, arrow))
+    fields = {
+        "a": pa.int32(),
+        "b": pa.field("ignored", pa.string()),
+        "c": pa.timestamp("us", "UTC"),
+        "d": str,
+        "e": bytes,
+    }
+    found = make(fields).schema
+    assert [str(column) for column in found] == ["int32", "nullable(utf8)", "timestamp[us, UTC]", "utf8", "binary"]
+    assert make(found).schema is not None and make(np.dtype([("a", "i4"), ("b", "f4", 2)])).schema["b"].shape == (2,)
+
+
+# --- what is refused -----------------------------------------------------------------------------------
+
+REFUSED: list[tuple[Any, Any, str]] = [
+    ("utf8", "abc", "one str"),
+    ("utf8", [b"bytes"], "bytes"),
+    ("utf8", [1, 2], "int"),
+    ("utf8", ["a", 1.5], "float"),
+    ("utf8", ["a", "\ud800"], "UTF-8"),
+    ("utf8", np.array([1, 2]), "int64"),
+    ("utf8", {"a": 1}, "one dict"),
+    ("utf8", {"a", "b"}, "one set"),
+    ("utf8", 5, "one int"),
+    ("utf8", pa.array([b"x"]), "bytes"),
+    ("utf8", pa.array([1]), "int64"),
+    ("binary", ["text"], "str"),
+    ("binary", b"abc", "one bytes"),
+    ("category", [1], "int"),
+    ("category", [["a"]], "list"),
+    ("i8", [1.0], "floats"),
+    ("i8", [1, 2.5], "float"),
+    ("i8", ["1"], "text"),
+    ("i8", "123", "one str"),
+    ("i8", [2**63], "outside"),
+    ("u1", [True, 256], "outside"),
+    ("i8", [[1, 2], [3]], ""),
+    ("i8", [None, 1], "no value"),
+    ("i8", [pd.NA], "no value"),
+    ("i8", pd.Series([1, None], dtype="Int64"), "no value"),
+    ("i8", pa.array([1, None]), "null"),
+    ("i8", pa.array([1.0]), "floats"),
+    ("i8", pa.array(["1"]), "text"),
+    ("i8", 7, "one int"),
+    ("?", [1, 0], "integers"),
+    ("?", np.array([1.0]), "floats"),
+    ("f4", np.array([0.1]), "would change"),
+    ("f8", ["nan"], "text"),
+    ("f8", [True, "x"], ""),
+    ("M8[s]", [1, 2], "integers"),
+    ("M8[s]", ["2020-01-01"], "text"),
+    ("M8[s]", np.array(["2020-01-01T00:00:00.5"], "M8[ms]"), "would change"),
+    ("M8[us]", [datetime.datetime(2020, 1, 1, tzinfo=UTC)], "time zone"),
+    ("M8[us]", pa.array([0], pa.timestamp("us", "UTC")), "with a time zone"),
+    ("timestamp[us, UTC]", pa.array([0], pa.timestamp("us")), "without a time zone"),
+    ("date32", [datetime.datetime(2020, 1, 1, 12)], "would change"),
+    ("date32", ["2020-01-01"], "text"),
+    ("date64", np.array(["2020-01-01T12"], "M8[ms]"), "midnight"),
+    ("time32[s]", [datetime.time(1, 2, 3, 500000)], "would change"),
+    ("time64[us]", [datetime.timedelta(days=1)], "time of a day"),
+    ("time64[us]", [datetime.timedelta(microseconds=-1)], "time of a day"),
+    ("time32[s]", [datetime.time(1, tzinfo=UTC)], "time zone"),
+    ("decimal128(5,2)", [D("1.234")], "5 digits"),
+    ("decimal128(5,2)", [1000], "5 digits"),
+    ("decimal128(5,2)", [1.5], "decimal.Decimal"),
+    ("decimal128(5,2)", [D("NaN")], "5 digits"),
+    ("decimal128(5,2)", [True], "True"),
+    ("decimal128(5,2)", ["1.5"], "1.5"),
+    ("decimal128(5,2)", pa.array([D("1.234")]), "5 digits"),
+    ("list(i4)", [1, 2], "a list or an array"),
+    ("list(i4)", ["ab"], "a list or an array"),
+    ("list(i4)", [[1], None], "no value"),
+    ("list(i4)", [[1, None]], "None"),
+    ("list(i4)", [[1.5]], "floats"),
+    ("list(i4)", pa.array([[1, None]]), "null"),
+    ("list(i4)", pa.array([["x"]]), "text"),
+    ("S3", ["text"], "text"),
+    ("S3", [b"four"], "length 4"),
+    ("U3", ["four"], "length 4"),
+    ("V3", [b"four"], "4 bytes"),
+    (("f4", 3), [[1, 2]], "shape"),
+    (("f4", 3), [1, 2, 3], "shape"),
+    (("f4", 3), [[1, 2, 3], [1, 2]], ""),
+    (("f4", 3), pa.array([[1.0, None, 3.0]], pa.list_(pa.float32(), 3)), "null elements"),
+    (mmstore.nullable(("f4", 2)), np.ma.MaskedArray(np.zeros((2, 2), "f4"), [[1, 1], [0, 1]]), "in part"),
+]
+
+
+@pytest.mark.parametrize(("spec", "values", "message"), REFUSED, ids=[f"{r[0]} {i}" for i, r in enumerate(REFUSED)])
+def test_what_does_not_fit(make: Any, spec: Any, values: Any, message: str) -> None:
+    table = make({"x": spec})
+    with pytest.raises(SchemaError, match="(?s)(column 'x'|list of a fixed size).*" + message.replace("(", r"\(")):
+        table.append({"x": values})
+    assert len(table) == 0
+
+
+def test_tables_that_do_not_fit(store: Database, make: Any) -> None:
+    table = make({"a": "i8", "b": "utf8"})
+    good = {"a": [1, 2], "b": ["x", "y"]}
+    table.append(good)
+    txn = store.txn_id
+    pieces = pa.Table.from_batches(
+        [pa.record_batch({"a": [1], "b": ["x"]}), pa.record_batch({"a": pa.array([None], pa.int64()), "b": ["y"]})]
+    )
+    refused: list[tuple[Any, str]] = [
+        ({"a": [1, 2]}, "missing: 'b'"),
+        ({}, "missing: 'a', 'b'"),
+        ({**good, "c": [1, 2], "d": []}, "unknown: 'c', 'd'"),
+        ({**good, 3: [1, 2]}, "unknown: 3"),
+        ({**good, "b": ["x"]}, "column 'b' has 1 rows, 'a' has 2"),
+        (np.zeros(3), "expected a dict of arrays"),
+        (np.zeros((2, 2), [("a", "i8"), ("b", "U3")]), "one-dimensional"),
+        ([{"a": 1, "b": "x"}], "found list"),
+        (None, "found NoneType"),
+        ("text", "found str"),
+        (pd.DataFrame({"a": [1, 2], "c": ["x", "y"]}), "missing: 'b'"),
+        (pd.DataFrame({"a": [1.5, 2], "b": ["x", "y"]}), "column 'a'"),
+        (pd.DataFrame({"a": [1, 2], "b": ["x", None]}), "column 'b'.*null"),
+        (pa.table({"a": [1], "b": ["x"], "c": [1]}), "unknown: 'c'"),
+        (pa.table([[1], ["x"], ["y"]], ["a", "b", "b"]), "same name"),
+        (pa.array([1, 2]), "named columns"),
+        (pieces, "column 'a'.*null"),
+        (pl.DataFrame({"a": [1, None], "b": ["x", "y"]}), "column 'a'.*null"),
+        (duckdb.sql("select 1 as a, 2 as b"), "column 'b'"),
+    ]  # fmt: skip
+    for data, message in refused:
+        with pytest.raises(SchemaError, match=message):
+            table.append(data)
+        with pytest.raises(SchemaError, match=message), store.transaction() as t:
+            t.table(table.name).append(data)
+    with pytest.raises(ValueError, match="on_conflict"):
+        table.append(good, on_conflict="update")
+    assert len(table) == 2 and store.txn_id == txn
+
+
+@pytest.mark.parametrize(
+    ("spec", "nearest"),
+    [
+        ("object", "utf8"), ("float128", "f8"), (pa.struct([("a", pa.int8())]), "a column for each"),
+        (pa.null(), "nullable"), (pa.decimal256(50, 2), "decimal128"), (pa.list_(pa.string()), "list of"),
+        (pa.map_(pa.string(), pa.int8()), "two list columns"), ("decimal128(40,2)", "decimal128"), ("nonsense", "utf8"),
+        ("list(utf8)", "list of numbers"), (("utf8", 3), "no fixed width"), ("M8", "ns"), (("f4", 0), "at least 1"),
+        (pa.list_(pa.list_(pa.int8())), "list of"), (pa.month_day_nano_interval(), "duration"), ("S", "S32"),
+        (mmstore.nullable(mmstore.nullable("object")), "utf8"), (None, "numpy type"), (3, "numpy type"),
+        (pa.dense_union([pa.field("a", pa.int8())]), "each of its types"), ((mmstore.nullable("f4"), 3), "shape"),
+        (pa.list_(pa.float32(), 0), "at least 1"), ("timestamp[us, ]", "utf8"), ("time32[us]", "utf8"),
+    ],
+)  # fmt: skip
+def test_types_that_cannot_be_held(make: Any, spec: Any, nearest: str) -> None:
+    with pytest.raises(SchemaError, match="column 'bad'.*" + nearest):
+        make({"good": "i4", "bad": spec})
