@@ -210,7 +210,7 @@ static inline int64_t mms_check_utf8(const unsigned char *data, const mms_i8 *of
 }
 
 /* Up to 8 of n bytes as a number that compares like them; what is missing counts as zeros. */
-static inline uint64_t mms_word(const unsigned char *p, int64_t n) {
+static inline uint64_t mms_prefix(const unsigned char *p, int64_t n) {
     uint64_t word = 0;
     int64_t i;
     if (n >= 8)
@@ -235,11 +235,11 @@ static inline int64_t mms_text_extremes(const unsigned char *data, int64_t size,
             return i;
         length = stop - start;
         p = data + start;
-        word = mms_word(p, length);
+        word = mms_prefix(p, length);
         if (least >= 0 && word > low && word < high)
             continue;
         if (length > 8)
-            more = mms_word(p + 8, length - 8);
+            more = mms_prefix(p + 8, length - 8);
         if (least < 0 || word < low || (word == low && more < low_more)) {
             least = i;
             low = word;
