@@ -23,6 +23,7 @@ import numpy as np
 
 from mmstore import format as fmt
 from mmstore.columns.types import BINARY, CATEGORY, FIXED, UTF8, Kind
+from mmstore.kernels import strings
 from mmstore.kernels.extremes import extremes
 
 __all__ = ["NONE", "Statistics", "agree", "compute", "decode", "merge", "ranged", "table"]
@@ -147,40 +148,23 @@ def _decimal_range(values: Array) -> tuple[bytes, bytes]:
 
 
 def _text_range(kind: Kind, values: Array, data: Array | None, valid: Array | None) -> tuple[bytes, bytes]:
-    """The first 16 bytes of the smallest and of the largest text, by two words of 8 bytes."""
+    """The first 16 bytes of the smallest and of the largest text."""
     if kind.layout == FIXED:
         width = kind.dtype.itemsize
         starts = np.arange(len(values), dtype=np.int64) * width
-        lengths = np.full(len(values), width)
+        stops = starts + width
         data = np.ascontiguousarray(values).view(np.uint8)
     else:
-        starts, lengths = values[:-1], np.diff(values)
+        places = np.ascontiguousarray(values, np.int64)
+        starts, stops = places[:-1], places[1:]
     assert data is not None
     if valid is not None:
-        starts, lengths = starts[valid], lengths[valid]
-    found = []
-    for pick in (np.min, np.max):
-        bound = b""
-        at, left = starts, lengths
-        for _ in range(_WIDTH // 8):
-            words = _words(data, at, left)
-            word = pick(words)
-            same = words == word
-            at, left = at[same] + 8, np.maximum(left[same] - 8, 0)
-            bound += int(word).to_bytes(8, "big")
-        found.append(bound)
-    return found[0], found[1]
-
-
-def _words(data: Array, starts: Array, lengths: Array) -> Array:
-    """The up to 8 bytes of `data` at each start as numbers that compare like the bytes."""
-    padded = data
-    if not len(starts) or int(starts.max()) + 8 > len(data):
-        padded = np.concatenate([data, np.zeros(16, np.uint8)])
-    everywhere = np.ndarray(len(padded) - 7, ">u8", padded.data, strides=(1,))
-    words = everywhere[np.minimum(starts, len(padded) - 8)].astype(np.uint64)
-    missing = np.clip(8 - lengths, 0, 8).astype(np.uint64) * np.uint64(8)
-    return np.where(missing < 64, words >> missing % np.uint64(64) << missing % np.uint64(64), np.uint64(0))
+        starts, stops = starts[valid], stops[valid]
+    low, high = (
+        data[starts[row] : min(stops[row], starts[row] + _WIDTH)].tobytes().ljust(_WIDTH, b"\0")
+        for row in strings.extremes(data, starts, stops)
+    )
+    return low, high
 
 
 def merge(kind: Kind, first: Statistics, then: Statistics) -> Statistics:

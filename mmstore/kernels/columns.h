@@ -209,6 +209,53 @@ static inline int64_t mms_check_utf8(const unsigned char *data, const mms_i8 *of
     return low;
 }
 
+/* Up to 8 of n bytes as a number that compares like them; what is missing counts as zeros. */
+static inline uint64_t mms_prefix(const unsigned char *p, int64_t n) {
+    uint64_t word = 0;
+    int64_t i;
+    if (n >= 8)
+        return (uint64_t)p[0] << 56 | (uint64_t)p[1] << 48 | (uint64_t)p[2] << 40 | (uint64_t)p[3] << 32 |
+               (uint64_t)p[4] << 24 | (uint64_t)p[5] << 16 | (uint64_t)p[6] << 8 | p[7];
+    for (i = 0; i < n; i++)
+        word |= (uint64_t)p[i] << (56 - 8 * i);
+    return word;
+}
+
+/* The first of the rows data[starts[i]:stops[i]] that is smallest, and the first that is largest, by 16 bytes, into
+ * ends; -1 if there are none.  Returns -1, or the first row that leaves data. */
+static inline int64_t mms_text_extremes(const unsigned char *data, int64_t size, const mms_i8 *starts,
+                                        const mms_i8 *stops, int64_t n, unsigned char *ends) {
+    uint64_t low = 0, low_more = 0, high = 0, high_more = 0;
+    int64_t i, least = -1, most = -1;
+    for (i = 0; i < n; i++) {
+        int64_t start = starts[i], stop = stops[i], length;
+        uint64_t word, more = 0;
+        const unsigned char *p;
+        if (start < 0 || stop < start || stop > size)
+            return i;
+        length = stop - start;
+        p = data + start;
+        word = mms_prefix(p, length);
+        if (least >= 0 && word > low && word < high)
+            continue;
+        if (length > 8)
+            more = mms_prefix(p + 8, length - 8);
+        if (least < 0 || word < low || (word == low && more < low_more)) {
+            least = i;
+            low = word;
+            low_more = more;
+        }
+        if (most < 0 || word > high || (word == high && more > high_more)) {
+            most = i;
+            high = word;
+            high_more = more;
+        }
+    }
+    ((mms_i8 *)(void *)ends)[0] = least;
+    ((mms_i8 *)(void *)ends)[1] = most;
+    return -1;
+}
+
 /* --- numbers --------------------------------------------------------------------------------------- */
 
 /* Smallest and largest of x[0:n], n >= 1, into ends[0] and ends[1]; returns 2 * (number of NaNs) + (1 if ordered).

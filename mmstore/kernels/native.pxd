@@ -35,6 +35,7 @@ cdef extern from "columns.h" nogil:
     int64_t check_utf8 "mms_check_utf8" (const unsigned char *data, const int64_t *offsets, int64_t n) noexcept
     int64_t copy_slices "mms_copy_slices" (const unsigned char *source, int64_t size, const int64_t *starts, const int64_t *offsets, int64_t n, unsigned char *out, int64_t room) noexcept
     int64_t copy_views "mms_copy_views" (const unsigned char *views, const uint64_t *buffers, const uint64_t *sizes, int64_t n_buffers, const int64_t *offsets, int64_t n, unsigned char *out, int64_t room) noexcept
+    int64_t text_extremes "mms_text_extremes" (const unsigned char *data, int64_t size, const int64_t *starts, const int64_t *stops, int64_t n, unsigned char *ends) noexcept
     int64_t extremes "mms_extremes" (const unsigned char *values, int64_t n, int kind, unsigned char *ends) noexcept
 
 

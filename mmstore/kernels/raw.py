@@ -52,6 +52,7 @@ __all__ = [
     "store64",
     "store8",
     "take",
+    "text_extremes",
     "words",
     "writable",
     "writable_part",
@@ -234,6 +235,36 @@ def check_utf8(data: Buffer, offsets: Buffer, n: int) -> int:
     elif at == last:
         return -1
     return int(np.searchsorted(np.frombuffer(offsets, np.int64, n + 1), at, "right")) - 1
+
+
+def text_extremes(data: Buffer, size: int, starts: Buffer, stops: Buffer, n: int, ends: Buffer) -> int:
+    """The first of n rows that is smallest, and the first that is largest, by 16 bytes, into ends (int64).
+
+    Returns -1, or the first row that leaves data.
+    """
+    first, last = np.frombuffer(starts, np.int64, n), np.frombuffer(stops, np.int64, n)
+    wrong = _first((first < 0) | (last < first) | (last > size))
+    if wrong >= 0:
+        return wrong
+    padded = np.zeros(size + 24, np.uint8)
+    padded[:size] = np.frombuffer(data, np.uint8, size)
+    everywhere = np.ndarray(size + 17, ">u8", padded.data, strides=(1,))
+
+    def words(rows: Any, skip: int) -> Any:
+        """8 bytes of each row as a number that compares like them; what is missing counts as zeros."""
+        missing = 8 * (8 - np.clip(last[rows] - first[rows] - skip, 0, 8)).astype(np.uint64)
+        cut = missing % np.uint64(64)
+        found = everywhere[np.minimum(first[rows] + skip, size)].astype(np.uint64)
+        return np.where(missing < 64, found >> cut << cut, np.uint64(0))
+
+    places = np.frombuffer(ends, np.int64)
+    places[:] = -1
+    word = words(slice(None), 0)
+    for i, pick in enumerate((np.min, np.max) if n else ()):
+        rows = np.flatnonzero(word == pick(word))
+        more = words(rows, 8)
+        places[i] = rows[np.flatnonzero(more == pick(more))[0]]
+    return -1
 
 
 def copy_slices(source: Buffer, size: int, starts: Buffer, offsets: Buffer, n: int, out: Buffer, room: int) -> int:

@@ -12,3 +12,4 @@ cpdef int64_t check_utf8(data, offsets) except? -2
 cpdef int64_t check_codes(codes, int64_t count) except? -2
 cpdef int64_t copy_slices(source, starts, out_offsets, out) except? -2
 cpdef int64_t copy_views(views, buffers, out_offsets, out) except? -2
+cpdef tuple extremes(data, starts, stops)

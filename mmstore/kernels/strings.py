@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from mmstore.kernels import packed, raw
 
-__all__ = ["check_codes", "check_offsets", "check_utf8", "copy_slices", "copy_views", "view_lengths"]
+__all__ = ["check_codes", "check_offsets", "check_utf8", "copy_slices", "copy_views", "extremes", "view_lengths"]
 
 VIEW = 16  # bytes of a string view
 MOST_CODES = 1 << 31
@@ -47,6 +47,26 @@ def check_codes(codes: Any, count: int) -> int:
     """-1 if each of the int32 ``codes`` is in [0, count), else the first that isn't."""
     numbers = packed.numbers(codes, "il", 4)
     return raw.check_codes(raw.ints(numbers), len(numbers), max(0, min(count, MOST_CODES)))
+
+
+def extremes(data: Any, starts: Any, stops: Any) -> tuple[int, int]:
+    """The first of the rows ``data[starts[i]:stops[i]]`` that is smallest, and the first that is largest; int64.
+
+    Only the first 16 bytes of each are compared, what a row lacks of them counts as zeros.  Both are -1 if there are
+    no rows.  Raises ValueError where a row leaves ``data``.
+    """
+    begin, end = packed.numbers(starts), packed.numbers(stops)
+    if len(begin) != len(end):
+        raise ValueError(f"expected as many stops as starts, found {len(end)} and {len(begin)}")
+    text = packed.flat(data)
+    found = array("q", [-1, -1])
+    target = packed.flat(found)
+    wrong = raw.text_extremes(
+        raw.address(text), len(text), raw.longs(begin), raw.longs(end), len(begin), raw.writable(target)
+    )
+    if wrong >= 0:
+        raise ValueError(f"row {wrong} leaves the {len(text)} bytes that there are")
+    return found[0], found[1]
 
 
 def copy_slices(source: Any, starts: Any, out_offsets: Any, out: Any) -> int:

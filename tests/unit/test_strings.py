@@ -273,3 +273,32 @@ def test_codes_are_int32(kernels: Any) -> None:
     for wrong in (np.zeros(3, "i8"), np.zeros(3, "u4"), np.zeros((2, 2), "i4"), np.zeros(4, "i4")[::2]):
         with pytest.raises(ValueError, match="int32"):
             kernels.strings.check_codes(wrong, 5)
+
+
+# --- smallest and largest ----------------------------------------------------------------------------
+
+
+@both
+@given(
+    rows=st.lists(st.binary(max_size=20) | st.sampled_from([b"", b"a", b"a" * 17, b"\0", b"\xff" * 8])),
+    seed=st.integers(),
+)
+def test_extremes(kernels: Any, rows: list[bytes], seed: int) -> None:
+    """The first of the smallest, the first of the largest by 16 bytes; rows may lie anywhere and share bytes."""
+    data = b"".join(rows)
+    starts = ends([len(row) for row in rows])[:-1] if rows else np.zeros(0, np.int64)
+    order = random.Random(seed).sample(range(len(rows)), len(rows))
+    begin = np.array([starts[i] for i in order], np.int64)
+    stop = np.array([starts[i] + len(rows[i]) for i in order], np.int64)
+    keys = [rows[i][:16].ljust(16, b"\0") for i in order]
+    expected = (keys.index(min(keys)), keys.index(max(keys))) if rows else (-1, -1)
+    assert kernels.strings.extremes(data, begin, stop) == expected
+
+
+@both
+def test_extremes_out_of_bounds(kernels: Any) -> None:
+    for begin, stop in (([0, -1], [1, 2]), ([0, 3], [1, 2]), ([0, 0], [1, 11]), ([0, HUGE], [1, HUGE])):
+        with pytest.raises(ValueError, match="row 1 leaves the 10 bytes"):
+            kernels.strings.extremes(bytes(10), np.array(begin, np.int64), np.array(stop, np.int64))
+    with pytest.raises(ValueError, match="as many stops as starts"):
+        kernels.strings.extremes(b"", np.zeros(1, np.int64), np.zeros(2, np.int64))

@@ -171,9 +171,8 @@ def blocks(stream: BinaryIO, cut: LineCutter, size: int, name: str) -> Iterator[
 
 
 def count_of(text: Bytes, byte: int) -> int:
-    """How often a byte occurs, in pieces that stay in the cache."""
-    piece = 1 << 16
-    return sum(int(np.count_nonzero(text[at : at + piece] == byte)) for at in range(0, len(text), piece))
+    """How often a byte occurs.  In one go: whoever calls numpy often waits for the interpreter often."""
+    return int(np.count_nonzero(text == byte))
 
 
 class Transcoded(io.RawIOBase):

@@ -108,12 +108,12 @@ class CsvInput(Input):
             if names.count(name) > 1:
                 raise SchemaError(f"{self.name} has the column {name!r} {names.count(name)} times; rename one")
         try:
-            guess = self._parse(rows, names, {})
+            guess = self._parse(rows, names, {}, threads=True)
         except pa.ArrowInvalid:  # a broken record: which one is for `batches` to say
             rows = self._sound(rows, names, cut)
             guess = self._parse(rows, names, {})
         numbers = [f.name for f in guess.schema if pa.types.is_int64(f.type) or pa.types.is_float64(f.type)]
-        texts = self._parse(rows, names, dict.fromkeys(numbers, pa.string()), numbers) if numbers else None
+        texts = self._parse(rows, names, dict.fromkeys(numbers, pa.string()), numbers, True) if numbers else None
         self.empty = not guess.num_rows
         fields = []
         for name in names:
@@ -238,8 +238,18 @@ class CsvInput(Input):
 
         return csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True)
 
-    def _parse(self, text: Bytes, names: list[str], types: Mapping[str, Any], only: list[str] | None = None) -> Any:
-        """The columns `only` (None: all) of whole records as a pyarrow Table of one chunk; copies what it takes."""
+    def _parse(
+        self,
+        text: Bytes,
+        names: list[str],
+        types: Mapping[str, Any],
+        only: list[str] | None = None,
+        threads: bool = False,
+    ) -> Any:
+        """The columns `only` (None: all) of whole records as a pyarrow Table of one chunk; copies what it takes.
+
+        threads: to convert columns side by side, while nobody else is at work.
+        """
         import pyarrow as pa
         from pyarrow import csv
 
@@ -248,7 +258,7 @@ class CsvInput(Input):
             return pa.schema(list(kinds.items())).empty_table()
         return csv.read_csv(
             pa.BufferReader(pa.py_buffer(text)),
-            read_options=csv.ReadOptions(column_names=names, block_size=len(text) + 1, use_threads=False),
+            read_options=csv.ReadOptions(column_names=names, block_size=len(text) + 1, use_threads=threads),
             parse_options=self._parsing(),
             convert_options=csv.ConvertOptions(column_types=types, include_columns=only or []),
         )
