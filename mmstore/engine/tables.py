@@ -59,6 +59,9 @@ class TableChanges:
     def _changing(self) -> AbstractContextManager[None]:
         raise NotImplementedError
 
+    def _taking(self) -> AbstractContextManager[None]:
+        raise NotImplementedError
+
     @cached_property
     def space(self) -> Space:
         """Where columns take and place pages."""
@@ -118,14 +121,8 @@ class TableChanges:
         """Append rows, whose keys are new, to a table or array."""
         entry = self._table(name)
         self._grows()
-        freelist = self.session.freelist
-        mark = freelist.mark()
-        try:
+        with self._taking():
             changed = tables.append(entry, batch, self.space)
-        except BaseException:
-            freelist.rollback(mark)  # what the columns before the failed one took belongs to nobody
-            raise
-        freelist.release(mark)
         rows = range(entry.rows, changed.rows)
         with self._changing():
             self._set(name, changed)
@@ -209,7 +206,8 @@ class TableChanges:
 
     def drop_column(self, name: bytes, column: str) -> None:
         """Drop a column, which is not the last and not the key's."""
-        changed = tables.drop_column(self._table(name), column, self.space)
+        with self._taking():
+            changed = tables.drop_column(self._table(name), column, self.space)
         self._alter(name, changed, fmt.OP_DROP_COLUMN, column.encode())
 
     def rename_column(self, name: bytes, column: str, new: str) -> None:

@@ -174,6 +174,23 @@ class WriteState(TableChanges):
             self._break(error)
             raise
 
+    @contextmanager
+    def _taking(self) -> Iterator[None]:
+        """Around what takes room and changes nothing else: where it fails, what it took belongs to nobody."""
+        freelist = self.session.freelist
+        try:
+            mark = freelist.mark()
+            try:
+                yield
+            except Exception:
+                freelist.rollback(mark)
+                raise
+            freelist.release(mark)
+        except BaseException as error:
+            if isinstance(error, MemoryError) or not isinstance(error, Exception):
+                self._break(error)
+            raise
+
     def put(self, name: bytes, key: Any, value: Any) -> bool:
         index = self._indexes.get(name)
         if index is None:

@@ -7,6 +7,7 @@ compared with a model before and after the change.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import random
 import signal
@@ -20,14 +21,11 @@ import pytest
 import mmstore
 from mmstore.database.database import Database
 from mmstore.engine.write import WriteState
+from strikes import Strike, struck
 
 LONG = os.environ.get("MMSTORE_STRESS") == "long"
 ROUNDS = 8000 if LONG else 400
 State = tuple[dict[bytes, bytes], dict[str, dict[bytes, bytes]], dict[str, list[int]]]
-
-
-class Strike(BaseException):
-    """Stands for KeyboardInterrupt, which would end the test run where it is not caught."""
 
 
 @pytest.fixture
@@ -179,3 +177,46 @@ def test_a_traceback_that_is_kept_holds_nobody_up(path: Path, monkeypatch: pytes
             db[b"k"] = place.encode()
             assert dict(db) == {b"twin": place.encode(), b"k": place.encode()} and db.check() == []
         assert len(kept) == 3
+
+
+MODULES = ["pages.runset", "pages.freelist", "pages.freefile", "pages.workspace", "columns.extents", "disk.storefile"]
+MODULES += ["engine.write", "engine.tables", "engine.commit", "engine.writer", "engine.right", "engine.operations"]
+
+
+@pytest.mark.filterwarnings("ignore:a transaction of:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a strike inside a finalizer
+@pytest.mark.parametrize("name", MODULES)
+def test_strikes_in_turn(name: str, imported: None) -> None:
+    """At moments chosen within one module, some thirty of them: also those too short for a timer to find."""
+    module = importlib.import_module(f"mmstore.{name}")
+    with mmstore.open(":memory:") as db:
+        db.create_table("t", {"x": "i8"}).append({"x": range(2000)})
+        state, number, at = state_of(db), 0, 0
+
+        def call() -> None:
+            with db.transaction() as txn:
+                txn[b"k%d" % (number % 7)] = b"%d" % number * 300
+                txn.table("t").append({"x": range(number * 100)})
+                with contextlib.suppress(ZeroDivisionError), txn.savepoint():
+                    txn.keyspace("s")[b"x"] = b"1" * 3000
+                    txn.drop("t")
+                    raise ZeroDivisionError
+                txn.keyspace("s")[b"x"] = b"%d" % number
+
+        total = 0
+        while struck(call, module, 1 << total):  # how many moments there are
+            total += 1
+        stride = max(1, (1 << total) // 60)
+        state = state_of(db)
+        for at in range(0, 1 << total, stride):
+            number += 1
+            after = state_of(db)
+            after[0][b"k%d" % (number % 7)] = b"%d" % number * 300
+            after[2]["t"].extend(range(number * 100))
+            after[1].setdefault("s", {})[b"x"] = b"%d" % number
+            done = not struck(call, module, at)
+            found = state_of(db)
+            assert found == after or not done and found == state, at
+            db[b"after"] = b"%d" % number
+            state = state_of(db)
+            assert db.check() == [], at
