@@ -65,7 +65,7 @@ class TableChanges:
     @cached_property
     def space(self) -> Space:
         """Where columns take and place pages."""
-        freelist, store = self.session.freelist, self.session.store
+        freelist, store, marks = self.session.freelist, self.session.store, self._marks
         return Space(
             self.session.page_size,
             store.read,
@@ -73,7 +73,7 @@ class TableChanges:
             freelist.alloc,
             freelist.free,
             store.place,
-            savepoints=lambda: bool(self._marks),
+            savepoints=lambda: bool(marks),  # no reference to self: the right to write goes with its last one
             words=self.session.words,
         )
 

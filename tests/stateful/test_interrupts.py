@@ -7,6 +7,7 @@ compared with a model before and after the change.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import os
 import random
@@ -220,3 +221,25 @@ def test_strikes_in_turn(name: str, imported: None) -> None:
             db[b"after"] = b"%d" % number
             state = state_of(db)
             assert db.check() == [], at
+
+
+def test_a_dropped_transaction_lets_go_at_once(path: Path) -> None:
+    """Whatever it did: no cycle keeps it, and with it the right to write, until a garbage collection."""
+    with mmstore.open(path, durability="relaxed", timeout=0) as db:
+        db.create_table("t", {"x": "i8"})
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(2):
+                txn = db.transaction()
+                with txn.savepoint():
+                    txn[b"k"] = b"v" * 2000
+                    txn.table("t").append({"x": range(100)})
+                    assert len(txn.table("t")["x"]) == 100 and dict(txn.keyspace("s")) == {}
+                txn.keyspace("s")[b"k"] = b"v"
+                with pytest.warns(ResourceWarning, match="dropped without an end"):
+                    del txn
+            db[b"k"] = b"1"
+        finally:
+            gc.enable()
+        assert dict(db) == {b"k": b"1"} and len(db.table("t")) == 0 and db.check() == []
