@@ -99,9 +99,9 @@ def count_pages(folder: Path, result: Result) -> None:
             store, work = db.session.store, db.session.workspace
             place, placed = store.place, [0]
 
-            def counting(runs: list[tuple[int, bytes]]) -> None:
+            def counting(runs: list[tuple[int, bytes]], *piece: int) -> None:
                 placed[0] += sum(memoryview(data).nbytes for _, data in runs)  # noqa: B023
-                place(runs)  # noqa: B023
+                place(runs, *piece)  # noqa: B023
 
             store.place = counting  # type: ignore[method-assign, assignment]
             rng, pages = random.Random(2), []

@@ -27,7 +27,7 @@ class MemoryStore:
             self.verified = bytearray(len(data) // self.page_size // 8 + 1)
             self.mem = memoryview(data).toreadonly()
 
-    def place(self, runs: Iterable[tuple[int, Any]]) -> None:
+    def place(self, runs: Iterable[tuple[int, Any]], piece: int = 0) -> None:
         for offset, data in runs:
             assert offset >= fmt.FIXED_SIZE
             assert offset + len(data) <= len(self.data)

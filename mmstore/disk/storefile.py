@@ -176,12 +176,15 @@ class StoreFile:
 
     # --- writing ---
 
-    def place(self, runs: Iterable[tuple[int, Buffer]]) -> None:
+    def place(self, runs: Iterable[tuple[int, Buffer]], piece: int = ZONE_SIZE) -> None:
         """Put bytes at their file offsets, all behind the fixed part and inside [0, size).
 
         Runs that touch are joined; writes end where a zone ends, so bulk gets a large folio for each zone
         that it fills, which one fault maps whole.  Nobody refers to these pages yet, so nothing is
         broken if this fails halfway.
+
+        ``piece``: where writes end, too: pages that are written one by one later must not lie in a large folio, where
+        each such write costs two to three times as much.
         """
         ordered = sorted(runs, key=_offset)
         if not ordered:
@@ -194,26 +197,28 @@ class StoreFile:
         elif len(ordered) == 1 and first % ZONE_SIZE + _nbytes(tail) <= ZONE_SIZE:
             self._pwrite(tail, first)
         else:
-            self._place_by_pwrite(ordered)
+            self._place_by_pwrite(ordered, piece)
 
-    def _place_by_pwrite(self, ordered: Sequence[tuple[int, Buffer]]) -> None:
+    def _place_by_pwrite(self, ordered: Sequence[tuple[int, Buffer]], piece: int) -> None:
         pwrite = self._pwrite
         joined: list[Buffer] = []
         start = stop = 0
         for off, data in ordered:
-            if joined and (off != stop or off % ZONE_SIZE == 0):
+            if joined and (off != stop or off % piece == 0):
                 pwrite(joined[0] if len(joined) == 1 else b"".join(joined), start)
                 joined = []
             if not joined:
                 start = off
             stop = off + _nbytes(data)
-            cut = (off // ZONE_SIZE + 1) * ZONE_SIZE
+            cut = (off // piece + 1) * piece
             if stop > cut:
                 flat = memoryview(data).cast("B")
                 pwrite(b"".join([*joined, flat[: cut - off]]), start)
-                for start in range(cut, stop, ZONE_SIZE):
-                    if stop - start > ZONE_SIZE:
-                        pwrite(flat[start - off : start - off + ZONE_SIZE], start)
+                for start in range(cut, stop, piece):
+                    if stop - start > piece:
+                        pwrite(flat[start - off : start - off + piece], start)
+                if piece < _BULK <= start - off:
+                    self.backend.start_writing(off, start - off)
                 joined, data = [], flat[start - off :]
             joined.append(data)
         pwrite(joined[0] if len(joined) == 1 else b"".join(joined), start)

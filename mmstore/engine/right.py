@@ -44,4 +44,4 @@ class Right:
         deque(self._releases, 0)
 
     def __del__(self) -> None:
-        deque(self._releases, 0)
+        deque(getattr(self, "_releases", ()), 0)  # it may have been struck before it had any

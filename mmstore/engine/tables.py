@@ -28,15 +28,10 @@ from mmstore.keyspace.index import Index
 if TYPE_CHECKING:
     from mmstore.engine.session import Session
 
-__all__ = ["TableChanges", "struck"]
+__all__ = ["TableChanges"]
 
 _ROW = np.dtype("<u8")
 _STEP = fmt.BLOCK_ROWS
-
-
-def struck(error: BaseException) -> bool:
-    """Whether an exception may come from anywhere (Ctrl-C, no memory), so that what it left may be halfway."""
-    return isinstance(error, MemoryError) or not isinstance(error, Exception)
 
 
 class TableChanges:
@@ -64,13 +59,13 @@ class TableChanges:
     def _changing(self) -> AbstractContextManager[None]:
         raise NotImplementedError
 
-    def _break(self, error: BaseException) -> None:
+    def _taking(self) -> AbstractContextManager[None]:
         raise NotImplementedError
 
     @cached_property
     def space(self) -> Space:
         """Where columns take and place pages."""
-        freelist, store = self.session.freelist, self.session.store
+        freelist, store, marks = self.session.freelist, self.session.store, self._marks
         return Space(
             self.session.page_size,
             store.read,
@@ -78,7 +73,7 @@ class TableChanges:
             freelist.alloc,
             freelist.free,
             store.place,
-            savepoints=lambda: bool(self._marks),
+            savepoints=lambda: bool(marks),  # no reference to self: the right to write goes with its last one
             words=self.session.words,
             tails=self.session.tails,
         )
@@ -142,17 +137,8 @@ class TableChanges:
         """Append rows, whose keys (as `keys.pack` has them, if they are known) are new, to a table or array."""
         entry = self._table(name)
         self._grows()
-        freelist = self.session.freelist
-        try:
-            mark = freelist.mark()
+        with self._taking():
             changed = tables.append(entry, batch, self.space)
-            freelist.release(mark)
-        except BaseException as error:
-            if struck(error):  # anywhere, in the free list too
-                self._break(error)
-            else:
-                freelist.rollback(mark)  # what the columns before the failed one took belongs to nobody
-            raise
         rows = range(entry.rows, changed.rows)
         with self._changing():
             self._set(name, changed)

@@ -18,7 +18,7 @@ from mmstore.catalog.entry import Entry
 from mmstore.engine.operations import Operation, Operations
 from mmstore.engine.right import Right
 from mmstore.engine.session import Session
-from mmstore.engine.tables import TableChanges, struck
+from mmstore.engine.tables import TableChanges
 from mmstore.errors import CorruptError
 from mmstore.keyspace.descriptor import IndexDescriptor
 from mmstore.keyspace.index import Index
@@ -39,6 +39,11 @@ class _Mark:
     catalog: IndexDescriptor
     next_id: int
     broken: BaseException | None
+
+
+def _struck(error: BaseException) -> bool:
+    """Whether an exception may come from anywhere (Ctrl-C, no memory), so that what it left may be halfway."""
+    return isinstance(error, MemoryError) or not isinstance(error, Exception)
 
 
 class WriteState(TableChanges):
@@ -163,7 +168,7 @@ class WriteState(TableChanges):
     def _break(self, error: BaseException) -> None:
         if not isinstance(error, (TypeError, ValueError)):  # those come before anything is changed
             self.broken = error
-        if struck(error):
+        if _struck(error):
             self._struck = error  # anywhere: the free list itself may be halfway
 
     @contextmanager
@@ -172,6 +177,23 @@ class WriteState(TableChanges):
             yield
         except BaseException as error:
             self._break(error)
+            raise
+
+    @contextmanager
+    def _taking(self) -> Iterator[None]:
+        """Around what takes room and changes nothing else: where it fails, what it took belongs to nobody."""
+        freelist = self.session.freelist
+        try:
+            mark = freelist.mark()
+            try:
+                yield
+            except Exception:
+                freelist.rollback(mark)
+                raise
+            freelist.release(mark)
+        except BaseException as error:
+            if _struck(error):
+                self._break(error)
             raise
 
     def put(self, name: bytes, key: Any, value: Any) -> bool:

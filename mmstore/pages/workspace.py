@@ -64,8 +64,8 @@ class Store(Protocol):
     def verified(self) -> Any:
         """A writable bitmap of the pages whose checksum is known to be right."""
 
-    def place(self, runs: Iterable[tuple[int, Any]]) -> None:
-        """Write buffers at offsets."""
+    def place(self, runs: Iterable[tuple[int, Any]], piece: int = ...) -> None:
+        """Write buffers at offsets, in writes that end at multiples of ``piece``."""
 
 
 class Mark(NamedTuple):
@@ -270,7 +270,7 @@ class Workspace:
             return
         runs = self.space.runs()
         self.placed += [(page, n) for page, n, _ in runs]
-        self.store.place([(page * self.page_size, data) for page, _, data in runs])
+        self.store.place([(page * self.page_size, data) for page, _, data in runs], fmt.BLOCK_SIZE)
 
     def _place_few(self) -> None:
         """The same where an array costs more than a loop."""

@@ -7,6 +7,8 @@ compared with a model before and after the change.
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib
 import os
 import random
 import signal
@@ -21,14 +23,11 @@ import mmstore
 from mmstore.columns.types import nullable
 from mmstore.database.database import Database
 from mmstore.engine.write import WriteState
+from strikes import Strike, struck
 
 LONG = os.environ.get("MMSTORE_STRESS") == "long"
 ROUNDS = 8000 if LONG else 400
 State = tuple[dict[bytes, bytes], dict[str, dict[bytes, bytes]], dict[str, Any]]
-
-
-class Strike(BaseException):
-    """Stands for KeyboardInterrupt, which would end the test run where it is not caught."""
 
 
 @pytest.fixture
@@ -216,3 +215,68 @@ def test_a_traceback_that_is_kept_holds_nobody_up(path: Path, monkeypatch: pytes
             db[b"k"] = place.encode()
             assert dict(db) == {b"twin": place.encode(), b"k": place.encode()} and db.check() == []
         assert len(kept) == 3
+
+
+MODULES = ["pages.runset", "pages.freelist", "pages.freefile", "pages.workspace", "columns.extents", "disk.storefile"]
+MODULES += ["engine.write", "engine.tables", "engine.commit", "engine.writer", "engine.right", "engine.operations"]
+
+
+@pytest.mark.filterwarnings("ignore:a transaction of:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a strike inside a finalizer
+@pytest.mark.parametrize("name", MODULES)
+def test_strikes_in_turn(name: str, imported: None) -> None:
+    """At moments chosen within one module, some thirty of them: also those too short for a timer to find."""
+    module = importlib.import_module(f"mmstore.{name}")
+    with mmstore.open(":memory:") as db:
+        db.create_table("t", {"x": "i8"}).append({"x": range(2000)})
+        state, number, at = state_of(db), 0, 0
+
+        def call() -> None:
+            with db.transaction() as txn:
+                txn[b"k%d" % (number % 7)] = b"%d" % number * 300
+                txn.table("t").append({"x": range(number * 100)})
+                with contextlib.suppress(ZeroDivisionError), txn.savepoint():
+                    txn.keyspace("s")[b"x"] = b"1" * 3000
+                    txn.drop("t")
+                    raise ZeroDivisionError
+                txn.keyspace("s")[b"x"] = b"%d" % number
+
+        total = 0
+        while struck(call, module, 1 << total):  # how many moments there are
+            total += 1
+        stride = max(1, (1 << total) // 60)
+        state = state_of(db)
+        for at in range(0, 1 << total, stride):
+            number += 1
+            after = state_of(db)
+            after[0][b"k%d" % (number % 7)] = b"%d" % number * 300
+            after[2]["t"].extend(range(number * 100))
+            after[1].setdefault("s", {})[b"x"] = b"%d" % number
+            done = not struck(call, module, at)
+            found = state_of(db)
+            assert found == after or not done and found == state, at
+            db[b"after"] = b"%d" % number
+            state = state_of(db)
+            assert db.check() == [], at
+
+
+def test_a_dropped_transaction_lets_go_at_once(path: Path) -> None:
+    """Whatever it did: no cycle keeps it, and with it the right to write, until a garbage collection."""
+    with mmstore.open(path, durability="relaxed", timeout=0) as db:
+        db.create_table("t", {"x": "i8"})
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(2):
+                txn = db.transaction()
+                with txn.savepoint():
+                    txn[b"k"] = b"v" * 2000
+                    txn.table("t").append({"x": range(100)})
+                    assert len(txn.table("t")["x"]) == 100 and dict(txn.keyspace("s")) == {}
+                txn.keyspace("s")[b"k"] = b"v"
+                with pytest.warns(ResourceWarning, match="dropped without an end"):
+                    del txn
+            db[b"k"] = b"1"
+        finally:
+            gc.enable()
+        assert dict(db) == {b"k": b"1"} and len(db.table("t")) == 0 and db.check() == []
