@@ -97,6 +97,9 @@ def columns_of(schema: Schema, data: Any) -> Mapping[Any, Any]:
         return {name: data[name] for name in data.dtype.names}
     if hasattr(data, "iloc") and hasattr(data, "columns"):
         return {name: data[name] for name in data.columns}
+    names = getattr(data, "column_names", None) or getattr(data, "columns", None)
+    if is_stream(data) and names and all(isinstance(name, str) for name in names):
+        return {name: data[name] for name in names}
     raise SchemaError(
         f"expected a dict of arrays with the columns {', '.join(map(repr, schema.names))}, a structured array, a "
         f"DataFrame or Arrow data; found {type(data).__name__}"

@@ -284,7 +284,7 @@ class ColumnView:
                 low, high = self.start + start, self.start + max(start, stop)
                 return ColumnView(self.column, low, high, self.parts, self._checked, self._known)
             rows = np.arange(start, stop, step)
-        if isinstance(rows, int | np.integer):
+        if isinstance(rows, int | np.integer) and not isinstance(rows, bool):
             row = int(rows) + (len(self) if rows < 0 else 0)
             if not 0 <= row < len(self):
                 raise IndexError(f"row {rows} of {len(self):,}")
@@ -294,11 +294,13 @@ class ColumnView:
     def take(self, rows: Array) -> ColumnView:
         """A copy of rows given by their numbers (integers in [0, len)) or a mask (booleans)."""
         if rows.dtype.kind == "b":
-            if len(rows) != len(self):
-                raise IndexError(f"a mask of {len(rows):,} rows for {len(self):,}")
+            if rows.shape != (len(self),):
+                raise IndexError(f"expected a mask of {len(self):,} rows, found one of the shape {rows.shape}")
             rows = np.flatnonzero(rows)
-        elif not len(rows):
+        elif not rows.size:
             rows = np.zeros(0, np.int64)
+        elif rows.dtype.kind not in "iu" or rows.ndim != 1:
+            raise TypeError(f"expected a row, a slice, numbers or a mask, found an array of {rows.dtype}, {rows.shape}")
         self.check()
         some: dict[str, Array] = {}
         for name, part in self.parts.items():

@@ -15,7 +15,7 @@ from mmstore.columns import batch as batches
 from mmstore.columns import convert, keys
 from mmstore.columns.batch import Array, Batch
 from mmstore.columns.rows import misfit
-from mmstore.columns.schema import Column
+from mmstore.columns.schema import Column, Schema
 from mmstore.database.lookup import row_numbers
 from mmstore.database.rows import Uncommitted
 from mmstore.database.table import TransactionTable
@@ -128,7 +128,7 @@ class TableWriter(TransactionTable):
         schema = self.schema
         numbers = row_numbers(rows, len(self))
         given = convert.columns_of(schema, values)
-        positions, batch = convert.some_columns(schema, _broadcast(given, len(numbers)))
+        positions, batch = convert.some_columns(schema, _broadcast(schema, given, len(numbers)))
         if batch.rows != len(numbers):
             raise SchemaError(f"expected a value for each of {len(numbers):,} rows, found {batch.rows:,}")
         if not len(numbers):
@@ -233,13 +233,23 @@ def _picked(columns: Sequence[Column], batch: Batch, rows: Array) -> Batch:
     )
 
 
-def _broadcast(given: Any, n: int) -> dict[Any, Any]:
+def _broadcast(schema: Schema, given: Any, n: int) -> dict[Any, Any]:
     """One value for all rows as so many."""
     found = {}
     for name, values in given.items():
         scalar = values is None or isinstance(values, str | bytes | bytearray) or not hasattr(values, "__len__")
-        found[name] = [values] * n if scalar and np.ndim(values) == 0 else values
+        once = scalar and np.ndim(values) == 0
+        if not once and name in schema and schema[name].shape:  # one row's value may itself be an array
+            once = isinstance(values, list | tuple | np.ndarray) and _shape(values) == schema[name].shape
+        found[name] = [values] * n if once else values
     return found
+
+
+def _shape(values: Any) -> tuple[int, ...] | None:
+    try:
+        return tuple(np.shape(values))
+    except ValueError:  # rows of different lengths
+        return None
 
 
 def _fill(column: Column, fill: Any) -> Batch:
