@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -25,9 +25,11 @@ from mmstore.columns.overwrite import scatter
 from mmstore.columns.sequence import Sequence
 from mmstore.errors import CorruptError
 
-__all__ = ["append", "count", "pack", "read", "truncate", "unpack", "update", "verify"]
+__all__ = ["append", "count", "ones", "pack", "read", "truncate", "unpack", "update", "verify"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
+
+_STEP: Final = 1 << 23  # bits of a piece
 
 
 def count(state: Sequence) -> int:
@@ -62,6 +64,14 @@ def append(state: Sequence, bits: Array, space: Space) -> Sequence:
     whole, rest = divmod(state.bits + len(bits), 8)
     state = sequence.append(replace(state, bits=0, last=0), packed[:whole].data, space)
     return _ended(state, rest, int(packed[whole]) if rest else 0, space)
+
+
+def ones(n: int, space: Space) -> Sequence:
+    """A bitmap of `n` set bits, made piece by piece.  Raises as `sequence.append`."""
+    state = sequence.EMPTY
+    for start in range(0, n, _STEP):
+        state = append(state, np.ones(min(_STEP, n - start), np.bool_), space)
+    return state
 
 
 def _ended(state: Sequence, bits: int, last: int, space: Space) -> Sequence:

@@ -191,7 +191,7 @@ def _append_validity(state: Sequence, before: int, rows: int, bits: Array | None
     if not bitmap.count(state):
         if bits is None:
             return state
-        state = bitmap.append(state, np.ones(before, np.bool_), space)
+        state = bitmap.ones(before, space)
     return bitmap.append(state, np.ones(rows, np.bool_) if bits is None else bits, space)
 
 
@@ -236,7 +236,7 @@ def update(kind: Kind, state: ColumnState, total: int, rows: Array, parts: Parts
     if kind.nullable:
         bits = valid(parts)
         if bits is not None and not bitmap.count(found["validity"]):
-            found["validity"] = bitmap.append(found["validity"], np.ones(total, np.bool_), space)
+            found["validity"] = bitmap.ones(total, space)
         if bitmap.count(found["validity"]):
             new_bits = np.ones(len(rows), np.bool_) if bits is None else bits
             found["validity"] = bitmap.update(found["validity"], rows, new_bits, space)

@@ -226,6 +226,15 @@ def test_bitmaps_do_as_lists_of_booleans_do(actions: list[tuple[str, list[bool]]
             assert bitmap.read(found, file.space(), start, stop).tolist() == model[start:stop]
 
 
+@pytest.mark.parametrize("n", [0, 1, 8, 63, 64, 65, 200, 1000])
+def test_set_bits_are_made_in_pieces(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bitmap, "_STEP", 64)
+    file = ColumnFile()
+    found = bitmap.ones(n, file.space())
+    assert bitmap.read(found, file.space(), 0, n).tolist() == [True] * n
+    assert not list(bitmap.verify(found, file.space())) and not list(sequence.verify(found, file.space()))
+
+
 def test_other_bits_in_the_last_byte_are_told() -> None:
     file = ColumnFile()
     found = bitmap.append(EMPTY, np.array([True] * 11), file.space())
