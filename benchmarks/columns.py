@@ -18,6 +18,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,10 @@ class Data:
         return {name: values[start:stop].copy() for name, values in self.columns.items()}
 
 
+def _keep(found: list[Any], ask: Callable[[Any], Any], what: Any) -> None:
+    found.append(ask(what))
+
+
 def measure(peer: Peer, row: str, data: Data) -> float:
     """Milliseconds that one row of the table takes."""
     if row == "write":
@@ -72,7 +77,12 @@ def measure(peer: Peer, row: str, data: Data) -> float:
     if row == "append":
         peer.start_appending()
         peer.append(data.appended[0])
-        seconds = timed(lambda: [peer.append(batch) for batch in data.appended[1:]])
+
+        def append_all() -> None:
+            for batch in data.appended[1:]:
+                peer.append(batch)
+
+        seconds = timed(append_all)
         peer.close()
         return seconds / (APPENDS - 1) * 1e3
     if row == "open":
@@ -82,7 +92,12 @@ def measure(peer: Peer, row: str, data: Data) -> float:
     names = list(data.columns)
     if row == "sum":
         found: list[float] = []
-        seconds = timed(lambda: (peer.open(), found.append(peer.sum("price"))))
+
+        def first_sum() -> None:
+            peer.open()
+            found.append(peer.sum("price"))
+
+        seconds = timed(first_sum)
         peer.close()
         if abs(found[0] - data.total) > 1e-6 * data.total:
             raise AssertionError(f"{peer.name}: a sum of {found[0]}, expected {data.total}")
@@ -175,7 +190,7 @@ def keys(rows: int, rounds: int, folder: Path) -> Figures:
         for name, ask in list(asking.items())[turn % 3 :] + list(asking.items())[: turn % 3]:
             found: list[Any] = []
             with quiet():
-                seconds = timed(lambda ask=ask: found.append(ask(some)))  # type: ignore[misc]
+                seconds = timed(partial(_keep, found, ask, some))
             np.testing.assert_array_equal(found[0], expected)
             if turn:
                 figures[title][name].append(seconds * 1e3)
@@ -224,7 +239,7 @@ def query(scale: float, rounds: int, folder: Path, cache: Path) -> Figures:
         for name, t in list(both.items())[:: 1 if turn % 2 else -1]:
             found: list[Any] = []
             with quiet():
-                seconds = timed(lambda t=t: found.extend(ask(t)))  # type: ignore[misc]
+                seconds = timed(partial(_keep, found, ask, t))
             expected = expected or found
             if found != expected:
                 raise AssertionError(f"{name}: {found}, expected {expected}")

@@ -70,7 +70,7 @@ class ColumnReader:
         *,
         private: bool = False,
     ) -> tuple[memoryview, Mapped | None]:
-        """(all bytes of a sequence as committed in `state`: read-only, 64-byte aligned; the mapping, or None for a copy).
+        """(all bytes of a sequence as committed in `state`, read-only, 64-byte aligned; its mapping, None for a copy).
 
         key: names the sequence among all of the file (entry, column, part).  on_release is called once, when nobody can
         see the bytes any more, from wherever that happens, so it may only append to a deque; and also when this raises.

@@ -27,7 +27,7 @@ class Store:
         files = {name: open(self.folder / name, "wb", buffering=0) for name in self.types}
         for batch in batches:
             for name, values in batch.items():
-                files[name].write(values)
+                files[name].write(values.data)
         for file in files.values():
             os.fdatasync(file.fileno())
             file.close()
@@ -52,5 +52,5 @@ class Store:
 
     def append(self, batch: Batch) -> None:
         for name, values in batch.items():
-            self.files[name].write(values)
+            self.files[name].write(values.data)
             os.fdatasync(self.files[name].fileno())
