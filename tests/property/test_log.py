@@ -188,12 +188,19 @@ class Laps(RuleBasedStateMachine):
         """Which place the durable header names."""
         self.synced = 0
         """How many records are known synced."""
+        self.taken = 0
+        """How often another took the writer lock and went on under the ids of the one before."""
+        self.fresh = False
+        """The next record is the first of such a taker, and carries a nonce that nobody has had."""
 
     @rule(payload=PAYLOAD, nonce=st.sampled_from((0, 5, 6)))
     def append(self, payload: bytes, nonce: int) -> None:
         written = self.written
         if written.log.room(written.places[-1][0], written.places[self.durable][0]) < record_size(len(payload)):
             self.durable = len(written.payloads)
+        if self.fresh:  # else the same record as a lost one might come, and what lay behind that one follow it
+            self.taken += 1
+            nonce, self.fresh = 100 + self.taken, False
         written.append(payload, written.places[self.synced][2], nonce)
 
     @rule()
@@ -221,6 +228,8 @@ class Laps(RuleBasedStateMachine):
         written.places[-1] = (position, chain, txn + skip - 1) if skip > 1 else (position, chain, txn)
         if skip > 1:  # a recovery checkpoints under an id that nobody used
             self.durable = self.synced = len(written.payloads)
+        else:
+            self.fresh = True
 
     @invariant()
     def replay_gives_what_was_appended(self) -> None:
