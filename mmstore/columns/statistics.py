@@ -16,7 +16,6 @@ counted.  Categories have the range of their codes, which have no order but are 
 
 from __future__ import annotations
 
-import struct
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -31,14 +30,6 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 _WIDTH: Final = 16  # bytes of a bound
 _PACK: Final = fmt.STATISTICS.struct
-_NUMBERS: Final = {
-    np.dtype(name).str: struct.Struct(f"<{code}{_WIDTH - np.dtype(name).itemsize}x")
-    for name, code in {
-        "b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q", "f2": "e",
-        "f4": "f", "f8": "d"
-    }.items()
-}  # fmt: skip
-"""dtype -> a bound of 16 bytes."""
 _DECIMAL: Final = np.dtype([("low", "<u8"), ("high", "<i8")])
 
 
@@ -87,7 +78,7 @@ def decode(kind: Kind, bound: bytes) -> Any:
         return bound
     if kind.dtype.itemsize == _WIDTH:
         return int.from_bytes(bound, "little", signed=True)
-    return _NUMBERS["<i8" if kind.dtype.kind in "mM" else kind.dtype.str].unpack(bound)[0]
+    return fmt.BOUNDS["<i8" if kind.dtype.kind in "mM" else kind.dtype.str].unpack(bound)[0]
 
 
 # --- making them -------------------------------------------------------------------------------------
@@ -131,7 +122,7 @@ def _number_range(kind: Kind, values: Array, nulls: int, ordered: int, rows: int
     flags = (ordered if in_order else 0) | (fmt.STAT_NAN if nans else 0)
     if low is None:
         return Statistics(NONE.low, NONE.high, nulls, flags, rows)
-    pack = _NUMBERS[dtype.str].pack
+    pack = fmt.BOUNDS[dtype.str].pack
     return Statistics(pack(low), pack(high), nulls, flags | fmt.STAT_RANGE, rows)
 
 
