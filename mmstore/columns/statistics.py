@@ -184,9 +184,11 @@ def merge(kind: Kind, first: Statistics, then: Statistics) -> Statistics:
     if not first.flags & fmt.STAT_RANGE:
         low, high = then.low, then.high
     elif then.flags & fmt.STAT_RANGE:
-        a_low, a_high, b_low, b_high = (decode(kind, x) for x in (first.low, first.high, then.low, then.high))
-        low, high = (then.low if b_low < a_low else low), (then.high if b_high > a_high else high)
-        if both & fmt.STAT_ORDERED and a_high <= b_low:
+        if then.low != low and decode(kind, then.low) < decode(kind, low):
+            low = then.low
+        if then.high != high and decode(kind, then.high) > decode(kind, high):
+            high = then.high
+        if both & fmt.STAT_ORDERED and decode(kind, first.high) <= decode(kind, then.low):
             flags |= fmt.STAT_ORDERED
     return Statistics(low, high, first.nulls + then.nulls, flags, first.rows + then.rows)
 
