@@ -15,10 +15,10 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,53 +66,6 @@ class Data:
         return {name: values[start:stop].copy() for name, values in self.columns.items()}
 
 
-def _keep(found: list[Any], ask: Callable[[Any], Any], what: Any) -> None:
-    found.append(ask(what))
-
-
-def measure(peer: Peer, row: str, data: Data) -> float:
-    """Milliseconds that one row of the table takes."""
-    if row == "write":
-        return timed(lambda: peer.write(data.batches)) * 1e3
-    if row == "append":
-        peer.start_appending()
-        peer.append(data.appended[0])
-
-        def append_all() -> None:
-            for batch in data.appended[1:]:
-                peer.append(batch)
-
-        seconds = timed(append_all)
-        peer.close()
-        return seconds / (APPENDS - 1) * 1e3
-    if row == "open":
-        seconds = timed(peer.open)
-        peer.close()
-        return seconds * 1e3
-    names = list(data.columns)
-    if row == "sum":
-        found: list[float] = []
-
-        def first_sum() -> None:
-            peer.open()
-            found.append(peer.sum("price"))
-
-        seconds = timed(first_sum)
-        peer.close()
-        if abs(found[0] - data.total) > 1e-6 * data.total:
-            raise AssertionError(f"{peer.name}: a sum of {found[0]}, expected {data.total}")
-        return seconds * 1e3
-    peer.open()
-    taken: list[Batch] = []
-    peer.take(data.taken[:1000], names)
-    seconds = timed(lambda: taken.append(peer.take(data.taken, names)))
-    for name, values in data.columns.items():
-        np.testing.assert_array_equal(np.asarray(taken[0][name]), values[data.taken])
-    taken.clear()
-    peer.close()
-    return seconds * 1e3
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """No garbage collection of one store's leavings in another's time."""
@@ -122,6 +75,51 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+
+
+def clocked(work: Callable[..., Any], *args: Any) -> tuple[float, Any]:
+    """(milliseconds, what it gave) of one call; no garbage of others is collected meanwhile."""
+    with quiet():
+        start = time.perf_counter()
+        found = work(*args)
+        return (time.perf_counter() - start) * 1e3, found
+
+
+def measure(peer: Peer, row: str, data: Data) -> float:
+    """Milliseconds that one row of the table takes."""
+    if row == "write":
+        return timed(lambda: peer.write(data.batches)) * 1e3
+    if row == "append":
+        peer.start_appending()
+        peer.append(data.appended[0])
+        start = time.perf_counter()
+        for batch in data.appended[1:]:
+            peer.append(batch)
+        seconds = time.perf_counter() - start
+        peer.close()
+        return seconds / (APPENDS - 1) * 1e3
+    if row == "open":
+        seconds = timed(peer.open)
+        peer.close()
+        return seconds * 1e3
+    names = list(data.columns)
+    if row == "sum":
+        start = time.perf_counter()
+        peer.open()
+        found = peer.sum("price")
+        seconds = time.perf_counter() - start
+        peer.close()
+        if abs(found - data.total) > 1e-6 * data.total:
+            raise AssertionError(f"{peer.name}: a sum of {found}, expected {data.total}")
+        return seconds * 1e3
+    peer.open()
+    peer.take(data.taken[:1000], names)
+    spent, taken = clocked(peer.take, data.taken, names)
+    for name, values in data.columns.items():
+        np.testing.assert_array_equal(np.asarray(taken[name]), values[data.taken])
+    del taken
+    peer.close()
+    return spent
 
 
 def columns(names: list[str], rows: int, rounds: int, which: list[str], folder: Path) -> Figures:
@@ -188,12 +186,10 @@ def keys(rows: int, rounds: int, folder: Path) -> Figures:
     for turn, some in enumerate(wanted):
         expected = of_pandas(some)
         for name, ask in list(asking.items())[turn % 3 :] + list(asking.items())[: turn % 3]:
-            found: list[Any] = []
-            with quiet():
-                seconds = timed(partial(_keep, found, ask, some))
-            np.testing.assert_array_equal(found[0], expected)
+            spent, found = clocked(ask, some)
+            np.testing.assert_array_equal(found, expected)
             if turn:
-                figures[title][name].append(seconds * 1e3)
+                figures[title][name].append(spent)
     duck.close()
     db.close()
     return figures
@@ -237,14 +233,12 @@ def query(scale: float, rounds: int, folder: Path, cache: Path) -> Figures:
     title = f"duckdb: {QUERY}; {source.metadata.num_rows:,} rows"
     for turn in range(rounds + 1):
         for name, t in list(both.items())[:: 1 if turn % 2 else -1]:
-            found: list[Any] = []
-            with quiet():
-                seconds = timed(partial(_keep, found, ask, t))
+            spent, found = clocked(ask, t)
             expected = expected or found
             if found != expected:
                 raise AssertionError(f"{name}: {found}, expected {expected}")
             if turn:
-                figures[title][name].append(seconds * 1e3)
+                figures[title][name].append(spent)
     db.close()
     return figures
 

@@ -399,14 +399,14 @@ STATISTICS = Layout(
     ("flags", "I", "1: `low` and `high` are there, 2: in order (no value is smaller than the one before), 4: has NaN"),
     ("rows", "I", "rows that these are of"),
 )
-STAT_BOUNDS: Final = {
-    dtype: struct.Struct(f"<{code}{16 - struct.calcsize(code)}x")
+BOUNDS: Final = {
+    dtype: struct.Struct(f"<{code}{16 - struct.calcsize('<' + code)}x")
     for dtype, code in {
         "|b1": "?", "|i1": "b", "<i2": "h", "<i4": "i", "<i8": "q", "|u1": "B", "<u2": "H", "<u4": "I", "<u8": "Q",
-        "<f2": "e", "<f4": "f", "<f8": "d",
+        "<f2": "e", "<f4": "f", "<f8": "d"
     }.items()
 }  # fmt: skip
-"""numpy's name of a type -> how `low` and `high` keep a number of it."""
+"""numpy's name of a type -> how `low` and `high` have a number of it."""
 BLOCK_ROWS: Final = 65536  # rows that have statistics of their own, a block
 STAT_RANGE: Final = 1
 STAT_ORDERED: Final = 2

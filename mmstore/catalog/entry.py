@@ -75,20 +75,10 @@ class Entry:
 
     def pack(self) -> bytes:
         schema = self.schema.to_json() if self.schema is not None else b""
-        head = fmt.ENTRY.pack(
-            {
-                "kind": self.kind,
-                "version": VERSION,
-                "reserved": 0,
-                "schema_size": len(schema),
-                "id": self.id,
-                "rows": self.rows,
-                "deleted": self.deleted,
-                "index": self.index.pack(),
-                "sequences": len(self.sequences),
-                "reserved2": 0,
-            }
-        )
+        head = fmt.ENTRY.struct.pack(
+            self.kind, VERSION, 0, len(schema), self.id, self.rows, self.deleted, self.index.pack(),
+            len(self.sequences), 0
+        )  # fmt: skip
         if self.schema is None:
             return head
         return b"".join([head, schema, *(column.pack() for column in self.columns), self.marks.pack()])

@@ -244,6 +244,11 @@ def write(runs: Runs, position: int, data: Any, space: Space) -> Runs:
     missing = -(-end // page_size) - runs.pages
     if missing > 0:
         runs = _lengthen(runs, missing, space)
+    last = runs[-1]
+    begin = (runs.pages - last.pages) * page_size
+    if begin <= position and end - position <= PIECE:  # all of it in the last run, as most are
+        space.place([(last.start * page_size + position - begin, data)])
+        return runs
     done = 0
     writes: list[tuple[int, Buffer]] = []
     for offset, n in _segments(runs, page_size, position, end):

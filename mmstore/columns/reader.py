@@ -70,7 +70,9 @@ class ColumnReader:
         *,
         private: bool = False,
     ) -> tuple[memoryview, Mapped | None]:
-        """(all bytes of a sequence as committed in `state`, read-only, 64-byte aligned; its mapping, None for a copy).
+        """(all bytes of a sequence as committed in `state`, the mapping they lie in or None for a copy).
+
+        They are read-only and 64-byte aligned.
 
         key: names the sequence among all of the file (entry, column, part).  on_release is called once, when nobody can
         see the bytes any more, from wherever that happens, so it may only append to a deque; and also when this raises.

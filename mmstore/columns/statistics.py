@@ -79,7 +79,7 @@ def decode(kind: Kind, bound: bytes) -> Any:
         return bound
     if kind.dtype.itemsize == _WIDTH:
         return int.from_bytes(bound, "little", signed=True)
-    return fmt.STAT_BOUNDS["<i8" if kind.dtype.kind in "mM" else kind.dtype.str].unpack(bound)[0]
+    return fmt.BOUNDS["<i8" if kind.dtype.kind in "mM" else kind.dtype.str].unpack(bound)[0]
 
 
 # --- making them -------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ def _number_range(kind: Kind, values: Array, nulls: int, ordered: int, rows: int
     flags = (ordered if in_order else 0) | (fmt.STAT_NAN if nans else 0)
     if low is None:
         return Statistics(NONE.low, NONE.high, nulls, flags, rows)
-    pack = fmt.STAT_BOUNDS[dtype.str].pack
+    pack = fmt.BOUNDS[dtype.str].pack
     return Statistics(pack(low), pack(high), nulls, flags | fmt.STAT_RANGE, rows)
 
 
@@ -168,9 +168,11 @@ def merge(kind: Kind, first: Statistics, then: Statistics) -> Statistics:
     if not first.flags & fmt.STAT_RANGE:
         low, high = then.low, then.high
     elif then.flags & fmt.STAT_RANGE:
-        a_low, a_high, b_low, b_high = (decode(kind, x) for x in (first.low, first.high, then.low, then.high))
-        low, high = (then.low if b_low < a_low else low), (then.high if b_high > a_high else high)
-        if both & fmt.STAT_ORDERED and a_high <= b_low:
+        if then.low != low and decode(kind, then.low) < decode(kind, low):
+            low = then.low
+        if then.high != high and decode(kind, then.high) > decode(kind, high):
+            high = then.high
+        if both & fmt.STAT_ORDERED and decode(kind, first.high) <= decode(kind, then.low):
             flags |= fmt.STAT_ORDERED
     return Statistics(low, high, first.nulls + then.nulls, flags, first.rows + then.rows)
 
