@@ -363,21 +363,23 @@ def read_all(db: Database, state: State, wrong: list[str], errors: list[Error]) 
 
 def read_rich(db: Database, content: dict[str, Any], attempt: Callable[[str, Callable[[], Any], Any], None]) -> None:
     """By key, by number, by condition."""
-    table = db.table("rich")
     ids, deleted = content["id"], content["deleted"]
     live = np.flatnonzero(~deleted)
-    attempt("rich.find", lambda: table.find(ids[live]), live)
-    attempt("rich.find of a missing key", lambda: table.find([10**9]).tolist(), [-1])
+    attempt("rich.find", lambda: db.table("rich").find(ids[live]), live)
+    attempt("rich.find of a missing key", lambda: db.table("rich").find([10**9]).tolist(), [-1])
     some = live[:: max(1, len(live) // 50)]
 
     def taken() -> Any:
-        return [row["t"] for row in map(table.__getitem__, some.tolist())]
+        table = db.table("rich")
+        return [table[row]["t"] if row < len(table) else "no such row" for row in some.tolist()]
 
     attempt("rich's rows", taken, [content["t"][row] for row in some])
     large = [row for row in live if content["n"][row] is not None and content["n"][row] > 100]
 
     def scanned() -> Any:
-        return [id for part in table.scan(["id"], [("n", ">", 100)]) for id in np.asarray(part["id"]).tolist()]
+        return [
+            id for part in db.table("rich").scan(["id"], [("n", ">", 100)]) for id in np.asarray(part["id"]).tolist()
+        ]
 
     attempt("rich.scan", scanned, ids[large].tolist())
 
