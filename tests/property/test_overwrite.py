@@ -185,11 +185,11 @@ def test_a_damaged_checksum_is_found() -> None:
 def test_the_list_of_runs_stays_short() -> None:
     file, rng = ColumnFile(), random.Random(3)
     with mock.patch.object(overwrite, "_PIECES", 8):
-        state = sequence.append(EMPTY, bytes(4 << 20), file.space())
-        content = bytes(4 << 20)
-        for _ in range(60):
+        state = sequence.append(EMPTY, bytes(2 << 20), file.space())
+        content = bytes(2 << 20)
+        for _ in range(30):
             file.txn += 1
-            rows = some(rng, 1 << 20)[:20]
+            rows = some(rng, 1 << 19)[:20]
             state, noise = changed(state, 4, rows, rng, file)
             content = put(content, 4, rows, noise)
             assert len(state.runs) <= 3 * 8 and len(state.sums_runs) <= 3
