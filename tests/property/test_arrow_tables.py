@@ -223,7 +223,9 @@ def test_exported_buffers_lie_in_the_file(path: Path) -> None:
                  "c": ["a", "b"] * (n // 2), "l": [[1, 2]] * n, "d": [decimal.Decimal(1)] * n, "b": [b"x"] * n,
                  "t": np.arange(n).astype("M8[us]"), "v": [b"abcd"] * n}
             )  # fmt: skip
+        allocated = pa.total_allocated_bytes()  # what other tests have left is theirs
         arrow = table.to_arrow()
+        allocated = pa.total_allocated_bytes() - allocated
         ranges = mapped(path)
         for name in arrow.column_names:
             for chunk in arrow[name].chunks:
@@ -232,7 +234,7 @@ def test_exported_buffers_lie_in_the_file(path: Path) -> None:
                 assert buffers
                 for buffer in buffers:
                     assert inside(buffer.address, buffer.size, ranges), name
-        assert arrow.get_total_buffer_size() > 0 and pa.total_allocated_bytes() < arrow.get_total_buffer_size()
+        assert arrow.get_total_buffer_size() > 0 and allocated < arrow.get_total_buffer_size() // 100
         part = pa.record_batch(table[100:200])
         assert part["i"].buffers()[1].address == arrow["i"].chunks[0].buffers()[1].address
         again = table.to_arrow(["i"])
