@@ -363,7 +363,10 @@ def read_all(db: Database, state: State, wrong: list[str], errors: list[Error]) 
 
 def read_rich(db: Database, content: dict[str, Any], attempt: Callable[[str, Callable[[], Any], Any], None]) -> None:
     """By key, by number, by condition."""
-    table = db.table("rich")
+    try:
+        table = db.table("rich")
+    except Error:  # an entry that can't be read: whoever reads the columns has said so
+        return
     ids, deleted = content["id"], content["deleted"]
     live = np.flatnonzero(~deleted)
     attempt("rich.find", lambda: table.find(ids[live]), live)
