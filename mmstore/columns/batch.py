@@ -98,7 +98,8 @@ def pick(kind: Kind, parts: Parts, rows: Array) -> Parts:
     if "validity" in parts:
         some["validity"] = parts["validity"][rows]
     if "offsets" not in parts:
-        some["values"] = np.take(parts["values"], rows, axis=0)  # quicker than an index
+        values = parts["values"]
+        some["values"] = values.take(rows) if values.ndim == 1 else values.take(rows, axis=0)  # quicker than an index
         return some | {name: parts[name] for name in ("word_offsets", "words") if name in parts}
     name = "values" if kind.layout == LIST else "data"
     starts = parts["offsets"][:-1][rows]
