@@ -363,13 +363,6 @@ def read_all(db: Database, state: State, wrong: list[str], errors: list[Error]) 
 
 def read_rich(db: Database, content: dict[str, Any], attempt: Callable[[str, Callable[[], Any], Any], None]) -> None:
     """By key, by number, by condition."""
-<<<<<<< HEAD
-=======
-    try:
-        table = db.table("rich")
-    except Error:  # an entry that can't be read: whoever reads the columns has said so
-        return
->>>>>>> perf
     ids, deleted = content["id"], content["deleted"]
     live = np.flatnonzero(~deleted)
     attempt("rich.find", lambda: db.table("rich").find(ids[live]), live)
