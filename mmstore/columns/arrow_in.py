@@ -231,9 +231,9 @@ def _fixed(column: Column, source: Kind, array: Array, present: Array | None) ->
         raise misfit(column, f"found times {told} ({source}); cast them to the column's type first")
     if source.arrow.startswith("d:"):
         raise misfit(column, f"found {source}; cast it to a float or a decimal of the column's scale first")
-    if source.arrow in convert.EPOCH_OF:
-        array = array.astype("<i8").view(convert.EPOCH_OF[source.arrow])
-    if kind.arrow in convert.EPOCH_OF:
+    if source.arrow in types.EPOCH_OF:
+        array = array.astype("<i8").view(types.EPOCH_OF[source.arrow])
+    if kind.arrow in types.EPOCH_OF:
         return convert.whole_days(column, convert.small_times(column, array))
     return convert.whole_days(column, rows.fixed(column, array))
 

@@ -36,7 +36,6 @@ __all__ = [
 ]
 
 _DAY: Final = {"tdm": 86_400_000, "tts": 86_400, "ttm": 86_400_000, "ttu": 86_400_000_000, "ttn": 86_400_000_000_000}
-EPOCH_OF: Final = {"tdD": "M8[D]", "tts": "m8[s]", "ttm": "m8[ms]"}
 _PANDAS_ARROW: Final = ("StringDtype", "CategoricalDtype", "ArrowDtype")  # what pandas itself keeps as Arrow does
 _MISSING_TYPES: Final = ("NAType", "NaTType")  # pandas'
 
@@ -234,7 +233,7 @@ def _fixed(column: Column, values: Any) -> tuple[int, Parts]:
         return len(array), {"values": array}
     if kind.arrow.startswith("tt") and not isinstance(values, np.ndarray):
         values = [_since_midnight(column, one) if isinstance(one, datetime.time) else one for one in values]
-    if kind.arrow in EPOCH_OF:
+    if kind.arrow in types.EPOCH_OF:
         array = small_times(column, values)
     else:
         array = rows.fixed(column, _utc(values) if kind.arrow.startswith("ts") else values)
@@ -269,7 +268,7 @@ def _utc(values: Any) -> Any:
 def small_times(column: Column, values: Any) -> Array:
     """Dates and times of day in 4 bytes, by way of numpy's types of 8."""
     kind = column.kind
-    wide = rows.fixed(Column(column.name, Kind(np.dtype(EPOCH_OF[kind.arrow]), kind.shape)), values).view("<i8")
+    wide = rows.fixed(Column(column.name, Kind(np.dtype(types.EPOCH_OF[kind.arrow]), kind.shape)), values).view("<i8")
     narrow = wide.astype("<i4")
     if not np.array_equal(narrow, wide):
         raise misfit(column, "a value is outside of 32 bits, or NaT; make the column nullable for what is missing")

@@ -28,7 +28,19 @@ import numpy as np
 
 from mmstore.errors import SchemaError
 
-__all__ = ["BINARY", "CATEGORY", "DType", "FIXED", "Kind", "LIST", "MAX_DIMENSIONS", "UTF8", "nullable", "resolve"]
+__all__ = [
+    "BINARY",
+    "CATEGORY",
+    "DType",
+    "EPOCH_OF",
+    "FIXED",
+    "Kind",
+    "LIST",
+    "MAX_DIMENSIONS",
+    "UTF8",
+    "nullable",
+    "resolve",
+]
 
 DType: TypeAlias = np.dtype[Any]
 
@@ -143,6 +155,8 @@ def nullable(spec: Any) -> Nullable:
 _SPELLED: Final[Mapping[str, str]] = {
     "tdD": "date32", "tdm": "date64", "tts": "time32[s]", "ttm": "time32[ms]", "ttu": "time64[us]", "ttn": "time64[ns]",
 }  # fmt: skip
+EPOCH_OF: Final[Mapping[str, str]] = {"tdD": "M8[D]", "tts": "m8[s]", "ttm": "m8[ms]"}
+"""Dates and times of day that Arrow has in 4 bytes -> numpy's type of 8 bytes that says the same."""
 _UNIT: Final = {"s": "s", "m": "ms", "u": "us", "n": "ns"}
 _DTYPE_OF: Final[Mapping[str, str]] = {
     "tdD": "<i4", "tdm": "<M8[ms]", "tts": "<i4", "ttm": "<i4", "ttu": "<m8[us]", "ttn": "<m8[ns]",

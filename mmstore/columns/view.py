@@ -25,7 +25,6 @@ from mmstore.kernels.strings import check_codes, check_offsets, check_utf8
 __all__ = ["ColumnView", "Known"]
 
 _STRING: Final = getattr(np.dtypes, "StringDType", None)
-_TIME_OF: Final = {"tdD": "M8[D]", "tts": "m8[s]", "ttm": "m8[ms]"}
 _EXACT: Final = decimal.Context(prec=100)
 
 
@@ -183,8 +182,8 @@ class ColumnView:
         if kind.layout != FIXED or kind.arrow.startswith("d:"):
             return self._objects(fill)
         values = self.values
-        if kind.arrow in _TIME_OF:
-            values = values.astype("i8").view(_TIME_OF[kind.arrow])
+        if kind.arrow in types.EPOCH_OF:
+            values = values.astype("i8").view(types.EPOCH_OF[kind.arrow])
         if not self.null_count:
             return values
         if fill is None:
@@ -214,7 +213,9 @@ class ColumnView:
 
     def to_masked(self) -> np.ma.MaskedArray[Any, Any]:
         """A masked array over the values (no copy of them where they are fixed), masked where a row is missing."""
-        fixed = self.kind.layout == FIXED and not self.kind.arrow.startswith("d:") and self.kind.arrow not in _TIME_OF
+        fixed = (
+            self.kind.layout == FIXED and not self.kind.arrow.startswith("d:") and self.kind.arrow not in types.EPOCH_OF
+        )
         mask = ~self.is_valid
         values = self.values if fixed else self._objects("" if self.kind.text else None)
         if mask.any() and values.ndim > 1:
@@ -240,9 +241,11 @@ class ColumnView:
             found = decimals(kind, self.values)
             if kind.shape:
                 found = list(np.array(found, object).reshape(-1, *kind.shape))
-        elif kind.dtype.kind in "mM" or kind.shape or kind.arrow in _TIME_OF:
+        elif kind.dtype.kind in "mM" or kind.shape or kind.arrow in types.EPOCH_OF:
             values = self.values
-            found = list(values.astype("i8").view(_TIME_OF[kind.arrow]) if kind.arrow in _TIME_OF else values)
+            found = list(
+                values.astype("i8").view(types.EPOCH_OF[kind.arrow]) if kind.arrow in types.EPOCH_OF else values
+            )
         else:
             found = self.values.tolist()
         if self.null_count:
@@ -269,7 +272,7 @@ class ColumnView:
         kind, values = self.kind, self.parts["values"]
         if kind.arrow.startswith("d:"):
             return np.array(decimals(kind, values), object)
-        return values.astype("i8").view(_TIME_OF[kind.arrow]) if kind.arrow in _TIME_OF else values
+        return values.astype("i8").view(types.EPOCH_OF[kind.arrow]) if kind.arrow in types.EPOCH_OF else values
 
     # --- as a sequence ------------------------------------------------------------------------------
 

@@ -24,7 +24,6 @@ from mmstore.errors import SchemaError
 __all__ = ["NAT", "comparand", "comparable", "is_bytes"]
 
 NAT: Final = np.iinfo("i8").min
-_EPOCH_OF: Final = {"tdD": "M8[D]", "tts": "m8[s]", "ttm": "m8[ms]"}
 _ATTOSECONDS: Final = {
     unit: 10**18 * seconds for unit, seconds in {"W": 604800, "D": 86400, "h": 3600, "m": 60, "s": 1}.items()
 } | {"ms": 10**15, "us": 10**12, "ns": 10**9, "ps": 10**6, "fs": 1000, "as": 1}
@@ -63,7 +62,7 @@ def _one(name: str, kind: Kind, sign: str, value: Any) -> tuple[str, Any]:
         return sign, str(value).encode() if kind.layout == UTF8 else value
     if kind.dtype.kind in "mM" and not _linear(kind.dtype):
         return sign, np.array(_time(kind, value, misfit), kind.dtype).view("<i8").item()
-    if kind.dtype.kind in "mM" or kind.arrow in _EPOCH_OF:
+    if kind.dtype.kind in "mM" or kind.arrow in types.EPOCH_OF:
         return _whole(sign, _units(kind, value, misfit))
     if isinstance(value, bool) != (kind.dtype.kind == "b"):
         raise misfit
@@ -106,7 +105,7 @@ def _linear(dtype: np.dtype[Any]) -> bool:
 
 def _time(kind: Kind, value: Any, misfit: SchemaError) -> Any:
     """A value as numpy's time of its own unit."""
-    dtype = np.dtype(_EPOCH_OF.get(kind.arrow, kind.dtype))
+    dtype = np.dtype(types.EPOCH_OF.get(kind.arrow, kind.dtype))
     if isinstance(value, datetime.datetime) and value.tzinfo is not None:
         value = value.astimezone(datetime.UTC).replace(tzinfo=None)
     if isinstance(value, datetime.time):
@@ -132,7 +131,9 @@ def _units(kind: Kind, value: Any, misfit: SchemaError) -> Fraction:
         found = found.astype("M8[D]" if found.dtype.kind == "M" else found.dtype)
         if not _linear(found.dtype):
             raise misfit
-    return Fraction(int(found.view("<i8")) * _step(found.dtype), _step(np.dtype(_EPOCH_OF.get(kind.arrow, kind.dtype))))
+    return Fraction(
+        int(found.view("<i8")) * _step(found.dtype), _step(np.dtype(types.EPOCH_OF.get(kind.arrow, kind.dtype)))
+    )
 
 
 def _step(dtype: np.dtype[Any]) -> int:
