@@ -107,7 +107,7 @@ def count_pages(folder: Path, result: Result) -> None:
             rng, pages = random.Random(2), []
             for key in rng.sample(keys, 1_000):
                 db[key] = rng.randbytes(VALUE)
-                pages.append(sum(count for _, count in work.placed))
+                pages.append(work.placed)
             result(f"index pages copied by a put among {n:,} keys, on average", sum(pages) / len(pages))
             result(f"index pages copied by a put among {n:,} keys, at worst", max(pages), most=4)
             whole = placed[0] / len(pages) / db.session.page_size

@@ -102,7 +102,7 @@ class PosixBackend:
     def pwrite(self, data: Buffer, off: int) -> None:
         try:
             done = os.pwrite(self._fd, data, off)
-            if done == (len(data) if type(data) is bytes else memoryview(data).nbytes):
+            if done == (len(data) if type(data) is bytes or type(data) is bytearray else memoryview(data).nbytes):
                 return
             rest = memoryview(data).cast("B")
             while done < rest.nbytes:

@@ -32,6 +32,7 @@ from mmstore.format import FIXED_SIZE, HEADER_AT, IDENTITY_AT, LIVE_AT, LIVE_SIZ
 _SMALLEST_STEP: Final = 1 << 20
 _LARGEST_STEP: Final = 1 << 30
 _BULK: Final = 256 << 10
+_FEW: Final = 8
 _offset: Final[Callable[[tuple[int, Buffer]], int]] = itemgetter(0)
 
 
@@ -189,15 +190,29 @@ class StoreFile:
         ordered = sorted(runs, key=_offset)
         if not ordered:
             return
-        (first, _), (last, tail) = ordered[0], ordered[-1]
-        if first < FIXED_SIZE or last + _nbytes(tail) > self.size:
+        first = ordered[0][0]
+        last, tail = ordered[-1]
+        stop = last + _nbytes(tail)
+        if first < FIXED_SIZE or stop > self.size:
             raise ValueError(f"placing [{first}, ...) up to {last} + {_nbytes(tail)} of {self.size} bytes")
         if self._placing == "memcpy" or self.private:
             self.place_by_memcpy(ordered)
-        elif len(ordered) == 1 and first % ZONE_SIZE + _nbytes(tail) <= ZONE_SIZE:
-            self._pwrite(tail, first)
+        elif len(ordered) <= _FEW and self._are_apart(ordered):
+            pwrite = self.backend.pwrite
+            for off, data in ordered:
+                pwrite(data, off)
         else:
             self._place_by_pwrite(ordered, piece)
+
+    def _are_apart(self, ordered: Sequence[tuple[int, Buffer]]) -> bool:
+        """Whether each is a page at most and none are to be joined or cut: what a small commit has."""
+        stop = 0
+        for off, data in ordered:
+            n = _nbytes(data)
+            if off == stop or n > self.page_size or off % ZONE_SIZE + n > ZONE_SIZE:
+                return False
+            stop = off + n
+        return True
 
     def _place_by_pwrite(self, ordered: Sequence[tuple[int, Buffer]], piece: int) -> None:
         pwrite = self._pwrite
@@ -334,7 +349,9 @@ class StoreFile:
 
 
 def _nbytes(data: Buffer) -> int:
-    return len(data) if type(data) is bytes else memoryview(data).nbytes
+    if type(data) is memoryview:
+        return data.nbytes
+    return len(data) if type(data) is bytes or type(data) is bytearray else memoryview(data).nbytes
 
 
 def create(backend: Backend, identity: bytes) -> None:

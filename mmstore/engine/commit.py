@@ -130,7 +130,7 @@ def append(session: Session, writer: Writer, write: WriteState, root: Root) -> R
         synced=session.live.get("synced"),
         nonce=session.new_nonce() if writer.fresh else 0,
     )
-    return root._replace(log_position=position, log_chain=chain)
+    return Root(root.txn, root.pages, position, chain, *root[4:])
 
 
 def _make_room(session: Session, writer: Writer, write: WriteState) -> None:

@@ -181,9 +181,6 @@ class Session:
     def pread(self, n: int, offset: int) -> bytes:
         return self.store.read(offset, n)
 
-    def place(self, runs: list[tuple[int, bytes]]) -> None:
-        self.store.place(runs)
-
     def grow(self, to: int) -> None:
         try:
             self.store.grow(to)

@@ -358,17 +358,11 @@ class WriteState(TableChanges):
         opened = self._opened_catalog
         catalog = self.base.catalog if opened is None else opened.sealed_desc().pack()
         self.work.seal()
-        self.work.place()
-        free = self.session.freelist.seal()
+        free, delta = self.session.freelist.seal()
+        self.work.place([delta])
         self._close()
-        return self.base._replace(
-            txn=self.txn,
-            pages=self.session.freelist.pages,
-            main=main,
-            catalog=catalog,
-            free=free,
-            next_id=self.next_id,
-        )
+        base, pages = self.base, self.session.freelist.pages
+        return Root(self.txn, pages, base.log_position, base.log_chain, main, catalog, free, self.next_id)
 
     def abort(self) -> None:
         """Leave no trace."""

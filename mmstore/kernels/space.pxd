@@ -79,8 +79,8 @@ cdef class Space:
     @cython.locals(i=uint64_t, n=uint64_t)
     cpdef uint64_t unnumbered(self)
 
-    @cython.locals(i=uint64_t, n=uint64_t)
-    cpdef assign(self, numbers)
+    @cython.locals(i=uint64_t, at=uint64_t, stop=uint64_t)
+    cpdef assign(self, list runs)
 
     @cython.locals(i=uint64_t, page="unsigned char *", kind=uint64_t)
     cpdef seal(self)
@@ -90,6 +90,12 @@ cdef class Space:
 
     @cython.locals(words="uint64_t *", page=uint64_t, n=uint64_t, i=uint64_t, size=uint64_t, most=uint64_t, start=uint64_t, stop=uint64_t, k=uint64_t, adjacent=bint, found=list, to="unsigned char *")
     cpdef list runs(self)
+
+    @cython.locals(size=uint64_t, i=uint64_t, found=list)
+    cpdef list few(self)
+
+    @cython.locals(i=uint64_t)
+    cpdef mark_placed(self)
 
     @cython.locals(i=uint64_t)
     cpdef emptied(self)

@@ -314,13 +314,17 @@ class Space:
                 n += 1
         return n
 
-    def assign(self, numbers: array[int]) -> None:
-        """Give these final numbers to the pages that have none yet."""
-        n = 0
+    def assign(self, runs: list[tuple[int, int]]) -> None:
+        """Give the numbers in these runs (first, pages), as many as are missing, to the pages that have none yet."""
+        at = stop = 0
+        rest = iter(runs)
         for i in range(self.used):
             if self.state[i] != FREE and self.number[i] == 0:
-                self.number[i] = numbers[n]
-                n += 1
+                if at == stop:
+                    at, stop = next(rest)
+                    stop += at
+                self.number[i] = at
+                at += 1
 
     def seal(self) -> None:
         """Make all pages final: page numbers for references, txn id, checksum."""
@@ -381,6 +385,21 @@ class Space:
             found.append((words[start] >> 32, stop - start, data))
             start = stop
         return found
+
+    def few(self) -> list[tuple[int, Any]]:
+        """(offset, bytes) of each sealed page, for a few that are joined by whoever writes them."""
+        size = self.page_size
+        found = []
+        for i in range(self.used):
+            if self.state[i] != FREE:
+                found.append((self.number[i] * size, self.pool_view[i * size : (i + 1) * size]))
+        return found
+
+    def mark_placed(self) -> None:
+        """The checksums of all pages are right where they lie now: we made them."""
+        for i in range(self.used):
+            if self.state[i] != FREE:
+                self.mark(self.number[i], 1)
 
     def emptied(self) -> None:
         """All pages have been placed: start the pool anew."""

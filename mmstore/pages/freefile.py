@@ -13,30 +13,33 @@ Nothing that is read is trusted (I6).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import xxhash
 
 from mmstore import format as fmt
 from mmstore.errors import CorruptError
+from mmstore.kernels.books import Run
+from mmstore.kernels.runset import RunSet
 from mmstore.pages.root import FreeState, Root
-from mmstore.pages.runset import RunSet
 
 __all__ = [
     "Held",
+    "Piece",
     "Store",
-    "append_delta",
     "delta_size",
     "list_pages",
     "load_entries",
+    "new_list",
     "read_deltas",
     "subtract",
-    "write_list",
 ]
 
 _ENTRY = fmt.FREE_ENTRY.struct
 _DELTA = fmt.DELTA.struct
+
+Piece = tuple[int, bytes | bytearray]  # where in the file, what
 
 
 class Held(NamedTuple):
@@ -55,13 +58,12 @@ class Store(Protocol):
     page_size: int
 
     def pread(self, n: int, offset: int) -> bytes: ...
-    def place(self, runs: list[tuple[int, bytes]]) -> None: ...
     def grow(self, to: int) -> None: ...
 
 
-def delta_size(given: int, taken: int) -> int:
+def delta_size(entries: int) -> int:
     """Bytes of a delta with so many entries."""
-    return _DELTA.size + (given + taken) * _ENTRY.size
+    return _DELTA.size + entries * _ENTRY.size
 
 
 def list_pages(entries: int, page_size: int) -> int:
@@ -69,28 +71,14 @@ def list_pages(entries: int, page_size: int) -> int:
     return -(-entries * _ENTRY.size // page_size)
 
 
-def append_delta(
-    store: Store, state: FreeState, given: list[Held], taken: list[tuple[int, int]], txn: int
-) -> FreeState:
-    """Write transaction ``txn``'s delta behind the committed bytes; returns the list's places with it."""
-    body = bytearray(_DELTA.pack(0, txn, len(taken), len(given)))
-    for start, length in taken:
-        body += _ENTRY.pack(start, length, 0, 0, 0, 0)
-    for run in given:
-        body += _ENTRY.pack(*run, 0)
-    chain = xxhash.xxh3_64_intdigest(memoryview(body)[8:], state.delta_chain)
-    body[:8] = chain.to_bytes(8, "little")
-    store.place([(state.delta_page * store.page_size + state.delta_bytes, bytes(body))])
-    return state._replace(delta_bytes=state.delta_bytes + len(body), delta_chain=chain)
-
-
-def write_list(store: Store, runs: list[Held], page: int, pages: int, deltas: int, txn: int) -> FreeState:
-    """Write all ``runs`` into ``pages`` pages from ``page`` on, an empty area of ``deltas`` pages behind them."""
+def new_list(
+    page_size: int, runs: Sequence[Run], page: int, pages: int, deltas: int, txn: int
+) -> tuple[FreeState, Piece]:
+    """All ``runs``, to be placed in ``pages`` pages from ``page`` on, an empty area of ``deltas`` pages behind them."""
     body = b"".join(_ENTRY.pack(*run, 0) for run in runs)
-    assert len(body) <= pages * store.page_size
-    store.place([(page * store.page_size, body)])
+    assert len(body) <= pages * page_size
     checksum = xxhash.xxh3_64_intdigest(body)
-    return FreeState(page, pages, len(body), checksum, page + pages, deltas, 0, checksum, txn)
+    return FreeState(page, pages, len(body), checksum, page + pages, deltas, 0, checksum, txn), (page * page_size, body)
 
 
 # --- reading -----------------------------------------------------------------------------------------
@@ -166,13 +154,13 @@ def _check(condition: object, page: int, message: str) -> None:
         raise CorruptError(f"the free list at page {page} {message}; run check(), restore a backup", page=page)
 
 
-def subtract(runs: Iterable[Held], taken: RunSet) -> Iterator[Held]:
+def subtract(runs: Iterable[Run], taken: RunSet) -> Iterator[Held]:
     """``runs`` without the pages in ``taken``."""
-    for run in runs:
-        at = run.start
-        for start, length in taken.overlap(run.start, run.length):
+    for first, pages, *lived in runs:
+        at = first
+        for start, length in taken.overlap(first, pages):
             if start > at:
-                yield run._replace(start=at, length=start - at)
+                yield Held(at, start - at, *lived)
             at = start + length
-        if at < run.start + run.length:
-            yield run._replace(start=at, length=run.start + run.length - at)
+        if at < first + pages:
+            yield Held(at, first + pages - at, *lived)

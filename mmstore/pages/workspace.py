@@ -15,7 +15,6 @@ One workspace serves all indexes of a transaction, under the writer lock.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -37,7 +36,7 @@ class Allocator(Protocol):
     def alloc(self, n: int, kind: int) -> int:
         """Take ``n`` adjacent pages; returns the first."""
 
-    def alloc_pages(self, n: int, kind: int) -> Sequence[tuple[int, int]]:
+    def alloc_pages(self, n: int, kind: int) -> list[tuple[int, int]]:
         """Take ``n`` pages in any runs; returns (first, pages) of each."""
 
     def free(self, start: int, n: int, born: int, kind: int) -> None:
@@ -98,8 +97,8 @@ class Workspace:
         self._pool: Any = None
         self.space.make_pool = self._make_pool
         self._marks: list[Mark] = []
-        self.placed: list[tuple[int, int]] = []
-        """(first page, pages) of all that was placed in this transaction."""
+        self.placed = 0
+        """Pages that were placed in this transaction."""
         self.mem: Any = None
         self._verified: Any = None
 
@@ -111,7 +110,7 @@ class Workspace:
         self.space.txn = txn
         self.space.gen = 1
         self.space.copied = 0
-        self.placed = []
+        self.placed = 0
         self.attach(self.store.mem)
 
     def attach(self, mem: Any) -> None:
@@ -254,33 +253,17 @@ class Workspace:
         self._number()
         self.space.seal()
 
-    def place(self) -> None:
-        """Write all private pages to their places."""
-        if not self.space.dirty:
-            return
-        placed = len(self.placed)
-        self._place()
+    def place(self, more: Sequence[tuple[int, Any]] = ()) -> None:
+        """Write all private pages to their places, and ``more``: bytes at offsets."""
+        space = self.space
+        if space.used <= _FEW:
+            self.store.place([*space.few(), *more])
+        else:
+            runs = [(page * self.page_size, data) for page, _, data in space.runs()]
+            self.store.place([*runs, *more], fmt.BLOCK_SIZE)
+        self.placed += space.dirty
         self._follow()
-        for page, n in self.placed[placed:]:
-            self.space.mark(page, n)
-
-    def _place(self) -> None:
-        if self.space.used <= _FEW:
-            self._place_few()
-            return
-        runs = self.space.runs()
-        self.placed += [(page, n) for page, n, _ in runs]
-        self.store.place([(page * self.page_size, data) for page, _, data in runs], fmt.BLOCK_SIZE)
-
-    def _place_few(self) -> None:
-        """The same where an array costs more than a loop."""
-        size, state, number = self.page_size, self.space.state_view, self.space.number_view
-        runs = []
-        for slot in range(self.space.used):
-            if state[slot]:
-                runs.append((number[slot] * size, self._pool[slot * size : (slot + 1) * size]))
-                self.placed.append((number[slot], 1))
-        self.store.place(runs)
+        space.mark_placed()
 
     def flush(self) -> None:
         """Place all private pages now and go on with an empty pool; references keep their meaning."""
@@ -299,16 +282,7 @@ class Workspace:
     def _number(self) -> None:
         missing = self.space.unnumbered()
         if missing:
-            numbers = array("I")
-            for start, n in self._take(missing):
-                numbers.extend(range(start, start + n))
-            self.space.assign(numbers)
-
-    def _take(self, n: int) -> Sequence[tuple[int, int]]:
-        """``n`` index pages in any runs."""
-        if n == 1:
-            return [(self.allocator.alloc(1, fmt.FREE_INDEX), 1)]
-        return self.allocator.alloc_pages(n, fmt.FREE_INDEX)
+            self.space.assign(self.allocator.alloc_pages(missing, fmt.FREE_INDEX))
 
     def _follow(self) -> None:
         """The file may have grown."""

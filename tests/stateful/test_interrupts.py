@@ -217,7 +217,7 @@ def test_a_traceback_that_is_kept_holds_nobody_up(path: Path, monkeypatch: pytes
         assert len(kept) == 3
 
 
-MODULES = ["pages.runset", "pages.freelist", "pages.freefile", "pages.workspace", "columns.extents", "disk.storefile"]
+MODULES = ["pages.freelist", "pages.freefile", "pages.workspace", "columns.extents", "disk.storefile"]
 MODULES += ["engine.write", "engine.tables", "engine.commit", "engine.writer", "engine.right", "engine.operations"]
 
 

@@ -111,7 +111,8 @@ class World:
     def commit(self, freelist: FreeList, used: Pages) -> Root:
         """The transaction's pages are ``used`` now; seal and publish."""
         base = self.root
-        free = freelist.seal()
+        free, piece = freelist.seal()
+        self.store.place([piece])
         root = base._replace(txn=base.txn + 1, pages=freelist.pages, free=free)
         lists = dict.fromkeys(range(free.page, free.page + free.pages + free.delta_pages), (free.consolidation, INDEX))
         old = range(base.free.page, base.free.page + base.free.pages + base.free.delta_pages)
@@ -138,7 +139,7 @@ class World:
         """The list in memory has the pages that the file's has; it may have found out that some are free."""
         file_free, file_held = split(load_entries(self.store, self.root))
         memory_free, memory_held = in_memory(freelist)
-        grown = {page for run in freelist._grown for page in range(run.start, run.start + run.length)}
+        grown = {page for start, n, *_ in freelist.grown for page in range(start, start + n)}
         assert not memory_free & memory_held
         assert (memory_free | memory_held) - grown == file_free | file_held
         assert file_free <= memory_free
@@ -158,7 +159,7 @@ def split(entries: list[Held]) -> tuple[set[int], set[int]]:
 
 def in_memory(freelist: FreeList) -> tuple[set[int], set[int]]:
     runs = [*freelist.held[INDEX], *freelist.held[BULK], *freelist.blocked]
-    held = [page for run in runs for page in range(run.start, run.start + run.length)]
+    held = [page for start, n, *_ in runs for page in range(start, start + n)]
     free = [page for runs in freelist.free_runs for at, n in runs for page in range(at, at + n)]
     assert len(held) == len(set(held)) and len(free) == len(set(free)), "a page is in the list twice"
     return set(free), set(held)
@@ -270,7 +271,8 @@ class Accounting(RuleBasedStateMachine):
     def fail(self) -> None:
         """Something failed behind the seal: bytes are in the file that no root knows."""
         assert self.writer is not None
-        self.writer.seal()
+        _, piece = self.writer.seal()
+        self.world.store.place([piece])
         self.writer.forget()
         self.writer, self.marks = None, []
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmstore.errors import CorruptError
-from mmstore.pages.runset import RunSet
+from mmstore.kernels.runset import RunSet
 
 
 def pages(runs: RunSet) -> set[int]:

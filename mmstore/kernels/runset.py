@@ -1,8 +1,11 @@
-"""A set of pages kept as disjoint runs, joined where they touch."""
+"""A set of pages kept as disjoint runs, joined where they touch.
+
+Sorted first pages in a list, lengths in a dict: what a commit does to it is a search, an insertion, a removal.
+"""
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
+from bisect import bisect_right
 from collections.abc import Iterator
 
 from mmstore.errors import CorruptError
@@ -21,8 +24,6 @@ def _freed_twice(start: int, length: int) -> CorruptError:
 class RunSet:
     """Runs ``[start, start + length)`` of page numbers, sorted, never touching."""
 
-    __slots__ = ("_lengths", "_starts", "_too_large", "pages")
-
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._lengths: dict[int, int] = {}
@@ -30,7 +31,7 @@ class RunSet:
         self.pages = 0
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return ((start, self._lengths[start]) for start in self._starts)
+        return iter([(start, self._lengths[start]) for start in self._starts])
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -42,27 +43,37 @@ class RunSet:
         twin.pages = self.pages
         return twin
 
+    def clear(self) -> None:
+        """Have no pages."""
+        self._starts.clear()
+        self._lengths.clear()
+        self._too_large = 1 << 62
+        self.pages = 0
+
     def add(self, start: int, length: int) -> None:
         """Add pages; CorruptError if one of them is in the set already: the file has it in two places."""
         starts, lengths = self._starts, self._lengths
         at = bisect_right(starts, start)
+        n = len(starts)
+        before = stop = after = 0
         if at:
             before = starts[at - 1]
-            if before + lengths[before] > start:
+            stop = before + lengths[before]
+            if stop > start:
                 raise _freed_twice(start, length)
-        if at < len(starts):
+        if at < n:
             after = starts[at]
             if start + length > after:
                 raise _freed_twice(start, length)
         self.pages += length
-        if at < len(starts) and start + length == after:
+        if at < n and start + length == after:
             length += lengths.pop(after)
             del starts[at]
-        if at and before + lengths[before] == start:
-            lengths[before] += length
-            length = lengths[before]
+        if at and stop == start:
+            length += start - before
+            lengths[before] = length
         else:
-            insort(starts, start)
+            starts.insert(at, start)
             lengths[start] = length
         if length >= self._too_large:
             self._too_large = length + 1
@@ -71,7 +82,9 @@ class RunSet:
         """Take the pages of ``[start, start + length)`` that are in the set out of it; returns how many."""
         starts, lengths = self._starts, self._lengths
         stop = start + length
-        at = max(0, bisect_right(starts, start) - 1)
+        at = bisect_right(starts, start)
+        if at:
+            at -= 1
         removed = 0
         while at < len(starts) and starts[at] < stop:
             first = starts[at]
@@ -97,21 +110,32 @@ class RunSet:
         """The runs of the set inside ``[start, start + length)``."""
         starts, stop = self._starts, start + length
         found = []
-        for at in range(max(0, bisect_right(starts, start) - 1), len(starts)):
+        at = bisect_right(starts, start)
+        if at:
+            at -= 1
+        n = len(starts)
+        while at < n:
             first = starts[at]
             if first >= stop:
                 break
             low, high = max(first, start), min(first + self._lengths[first], stop)
             if low < high:
                 found.append((low, high - low))
+            at += 1
         return found
 
     def last(self) -> tuple[int, int] | None:
         """The run with the highest pages."""
-        return (self._starts[-1], self._lengths[self._starts[-1]]) if self._starts else None
+        n = len(self._starts)
+        if not n:
+            return None
+        start = self._starts[n - 1]  # -1 is out of bounds where it is compiled
+        return start, self._lengths[start]
 
     def take_some(self, most: int) -> tuple[int, int]:
-        """Take up to ``most`` pages, those with the lowest numbers that are adjacent; the set is not empty."""
+        """Take up to ``most`` adjacent pages, those with the lowest numbers; IndexError where there are none."""
+        if not self._starts:
+            raise IndexError("no pages to take")
         start = self._starts[0]
         length = self._lengths.pop(start)
         if length > most:
@@ -128,7 +152,7 @@ class RunSet:
         if length >= self._too_large:
             return None
         for first in self._starts:
-            start = -(-first // align) * align
+            start = (first + align - 1) // align * align
             if start + length <= first + self._lengths[first]:
                 self.remove(start, length)
                 return start
