@@ -302,7 +302,7 @@ class TransactionKeyspace(ReadKeyspace, MutableMapping[bytes, bytes]):
         index = self._transaction.index(self._name)
         if index is not None:
             for item in index.items():
-                self._transaction.check_open()
+                self._transaction.check_open().enter()  # what was put meanwhile changes the index
                 yield item
 
     def view(self, key: Any) -> memoryview:

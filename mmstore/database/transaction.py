@@ -122,14 +122,11 @@ class Transaction(TransactionKeyspace):
 
     def put(self, key: Any, value: Any) -> None:
         """Set ``key`` to ``value``."""
-        if type(key) is not bytes:
-            key = check_key(key)
-        if type(value) is not bytes:
-            value = check_value(value)
         write = self._write
         if write is None:
             write = self.check_open()
-        write.put(b"", key, value)
+        if not write.gathered.take(b"", key, value):
+            write.put(b"", check_key(key), check_value(value))
 
     __setitem__ = put
 

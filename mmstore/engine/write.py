@@ -3,6 +3,9 @@
 It starts at a base root, works on private pages only (I1), and ends either in ``build()``, which places the
 pages and returns the new root, or in ``abort()``, which leaves no trace.  Every change is also added to
 ``operations``, unless they outgrow the log.
+
+Many puts into one keyspace are gathered after the first few, and entered together when there are enough or anything
+else is asked of the transaction: in the order of their hashes each bucket is found once.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from mmstore.engine.right import Right
 from mmstore.engine.session import Session
 from mmstore.engine.tables import TableChanges
 from mmstore.errors import CorruptError
+from mmstore.kernels.gathered import Gathered
 from mmstore.keyspace.descriptor import IndexDescriptor
 from mmstore.keyspace.index import Index
 from mmstore.pages.root import Root
@@ -27,6 +31,8 @@ from mmstore.pages.root import Root
 __all__ = ["WriteState"]
 
 _SPARE = 8  # index objects that are kept for the next transaction
+_SINGLE = 256  # puts that are entered one by one, before it pays to gather them
+_GATHERED = 64 << 20  # bytes of memory that gathered ones take at most
 
 
 @dataclass(slots=True)
@@ -71,6 +77,7 @@ class WriteState(TableChanges):
         self._entries = dict(session.known(base))
         self._dirty: set[bytes] = set()
         self._marks: list[_Mark] = []
+        self.gathered = Gathered()
 
     def _open(self, desc: IndexDescriptor) -> Index:
         """An index object for ``desc``, one of an earlier transaction's if there is any: they are costly to make."""
@@ -130,6 +137,8 @@ class WriteState(TableChanges):
         """Remove ``name`` and free everything that it has."""
         entry = self.entry(name)
         assert entry is not None
+        self.enter()
+        self.gathered.start(None, 0)  # the next put makes the keyspace anew
         self._shrinks()
         with self._changing():
             self.operations.add(fmt.OP_DROP, name)
@@ -144,6 +153,7 @@ class WriteState(TableChanges):
 
     def index(self, name: bytes, create: bool = False) -> Index | None:
         """The index of keyspace ``name``, made on first write if ``create``; None if there is none."""
+        self.enter()
         found = self._indexes.get(name)
         if found is None:
             entry = self.entry(name)
@@ -196,7 +206,13 @@ class WriteState(TableChanges):
                 self._break(error)
             raise
 
-    def put(self, name: bytes, key: Any, value: Any) -> bool:
+    def put(self, name: bytes, key: Any, value: Any) -> None:
+        """Set ``key``, which is bytes of a length that a key may have, to ``value``, which is bytes."""
+        gathered = self.gathered
+        if gathered.name is not None:
+            if gathered.take(name, key, value):
+                return
+            self.enter()
         index = self._indexes.get(name)
         if index is None:
             index = self.index(name, create=True)
@@ -204,7 +220,7 @@ class WriteState(TableChanges):
         if self._only_deletes:
             self._grows()
         try:
-            new: bool = index.put(key, value)
+            index.put(key, value)
             if self.operations.complete:
                 self.operations.add(fmt.OP_PUT, name, key, value)
             else:
@@ -214,15 +230,22 @@ class WriteState(TableChanges):
         except BaseException as error:
             self._break(error)
             raise
-        return new
+        if self.operations.count >= _SINGLE:
+            gathered.start(name, _GATHERED)
+
+    def enter(self) -> None:
+        """Enter the puts that were gathered; raises what a put does."""
+        records, name = self.gathered.records, self.gathered.name
+        if records and name is not None:
+            with self._changing():
+                self.gathered.start(name, _GATHERED)
+                self.put_many(name, records[::2], records[1::2])
 
     def put_many(self, name: bytes, keys: list[Any], values: list[Any]) -> int:
         if not keys:
             return 0  # nothing written makes no keyspace
-        index = self._indexes.get(name)
-        if index is None:
-            index = self.index(name, create=True)
-            assert index is not None
+        index = self.index(name, create=True)
+        assert index is not None
         self._grows()
         with self._changing():
             new: int = index.put_many(keys, values)
@@ -278,6 +301,7 @@ class WriteState(TableChanges):
     # --- savepoints ---------------------------------------------------------------------------------
 
     def savepoint(self) -> _Mark:
+        self.enter()
         with self._changing():
             return self._mark()
 
@@ -302,6 +326,7 @@ class WriteState(TableChanges):
 
     def _roll_back(self, mark: _Mark) -> None:
         self._marks.pop()
+        self.gathered.start(None, 0)
         self.session.words.clear()
         if self._struck is None:  # else it is all discarded in the end, and may be in no state to go back
             self.work.rollback(mark.work)
@@ -350,6 +375,7 @@ class WriteState(TableChanges):
 
     def build(self) -> Root:
         """Place all private pages and return the root that refers to them; nobody else does yet."""
+        self.enter()
         while self._marks:  # committed inside a savepoint's block
             self.release(self._marks[-1])
         self._store_entries()
