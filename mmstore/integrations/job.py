@@ -149,6 +149,7 @@ class Job:
         for number in {*range(1, min(SAMPLED, len(self.places))), len(self.places) - 1} - {0}:
             self._check_sort(self.input(number))
             other = self.input(number).schema()
+            self.input(number).forget_sample()  # it may be long until its turn comes
             if sorted(other.names) == sorted(schema.names):
                 schemas.append(other)
                 self.empty &= self.input(number).empty

@@ -172,5 +172,8 @@ class Input(ABC):
     def batches(self, plan: Plan, start: Mark) -> Iterator[tuple[Batch, Mark]]:
         """Batches from `start` on, each with the mark of its first row."""
 
+    def forget_sample(self) -> None:  # noqa: B027 - most have none
+        """Let go of rows that were read for their types, and maybe kept for `batches`."""
+
     def close(self) -> None:  # noqa: B027 - most have nothing to let go of
         """Let go of the file; a second call does nothing."""
