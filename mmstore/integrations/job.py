@@ -262,6 +262,7 @@ class _Run:
 
     def _commit(self, place: Place) -> None:
         """Commit with a bookmark, and begin the next transaction."""
+        self.added += self.job.target.flush(self.txn)
         self._save(place, done=False)
         self.txn.commit()
         self.txn = self.job.database.transaction()
@@ -276,6 +277,7 @@ class _Run:
 
     def finish(self) -> str | None:
         """The last commit; the table's columns as text."""
+        self.added += self.job.target.flush(self.txn)
         self._save(Place(len(self.job.places)), done=True)
         target = self.job.target
         schema = str(self.txn.table(target.name).schema) if isinstance(target, TableTarget) else None

@@ -15,6 +15,8 @@ from pyarrow import parquet
 
 import mmstore
 from mmstore.database import Database
+from mmstore.database.mapping import TransactionKeyspace
+from mmstore.integrations import keyspaces
 from mmstore.integrations.inputs import delimited
 
 
@@ -136,6 +138,26 @@ def test_conflicts(db: Database, tmp_path: Path) -> None:
     assert done.rejected == 4 and done.added == 0
     mmstore.load(tmp_path / "a.csv", db, **how, on_conflict="replace")
     assert dict(db.keyspace("k")) == {b"a": b"3", b"b": b"2", b"c": b"4"}
+
+
+@pytest.mark.parametrize(("most", "puts"), [(1 << 30, 1), (30_000, 10), (1, 30)])
+def test_records_are_gathered(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, puts: int
+) -> None:
+    """Batches are put together as far as memory allows; of a key that comes twice the last value counts."""
+    monkeypatch.setattr(keyspaces, "GATHERED", most)
+    monkeypatch.setattr(delimited, "BATCH_BYTES", 1000)
+    (tmp_path / "a.csv").write_text("k,v\n" + "".join(f"{i % 1500:04},{i:04}\n" for i in range(3000)))
+    asked = []
+    put_many = TransactionKeyspace.put_many
+    monkeypatch.setattr(
+        TransactionKeyspace,
+        "put_many",
+        lambda self, keys, values: asked.append(len(keys)) or put_many(self, keys, values),
+    )
+    done = mmstore.load(tmp_path / "a.csv", db, keyspace="a", key="k", value="v")
+    assert (done.rows, done.added, sum(asked)) == (3000, 1500, 3000) and puts <= len(asked) <= 1.2 * puts + 1
+    assert dict(db.keyspace("a")) == {b"%04d" % i: b"%04d" % (i + 1500) for i in range(1500)}
 
 
 def test_a_failure_leaves_no_trace(db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
