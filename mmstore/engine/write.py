@@ -219,10 +219,8 @@ class WriteState(TableChanges):
     def put_many(self, name: bytes, keys: list[Any], values: list[Any]) -> int:
         if not keys:
             return 0  # nothing written makes no keyspace
-        index = self._indexes.get(name)
-        if index is None:
-            index = self.index(name, create=True)
-            assert index is not None
+        index = self.index(name, create=True)
+        assert index is not None
         self._grows()
         with self._changing():
             new: int = index.put_many(keys, values)
@@ -230,6 +228,20 @@ class WriteState(TableChanges):
                 self.operations.add(fmt.OP_PUT, name, key, value)
                 if not self.operations.complete:
                     break
+            if name:
+                self._dirty.add(name)
+        return new
+
+    def put_slices(self, name: bytes, keys: tuple[Any, Any], values: tuple[Any, Any]) -> int:
+        """The same of keys and values that are each (bytes, n + 1 offsets), as int64."""
+        if len(keys[1]) < 2:
+            return 0
+        index = self.index(name, create=True)
+        assert index is not None
+        self._grows()
+        with self._changing():
+            new: int = index.put_slices(*keys, *values)
+            self.operations.add_slices(fmt.OP_PUT, name, keys, values)
             if name:
                 self._dirty.add(name)
         return new
