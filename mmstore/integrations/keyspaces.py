@@ -76,7 +76,7 @@ class KeyspaceTarget:
         wanted = [name for name in names if name in wanted]
         self.text = source.inferred
         if not source.inferred:
-            return Plan(dict.fromkeys(wanted), bad, others=len(wanted) < len(names))
+            return Plan(dict.fromkeys(wanted), bad, others=len(wanted) < len(names), where=self.where)
         import pyarrow as pa
 
         types = {name: found.field(name).type for name in wanted}

@@ -70,7 +70,7 @@ class TableTarget:
         read = self.target + [column for column, _, _ in self.where if column not in self.target]
         if not inferred:
             check_sorts(txn.table(self.name), found)
-            return Plan(dict.fromkeys(read), bad, others=self.columns is not None)
+            return Plan(dict.fromkeys(read), bad, others=self.columns is not None, where=self.where)
         types = parsed_as(schema, self.target, found)
         self.casts = appended_as(schema, types)
         types |= {name: found.field(name).type for name in read if name not in types}

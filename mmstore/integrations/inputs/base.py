@@ -100,6 +100,8 @@ class Plan:
     """Columns in which no value may be missing."""
     others: bool = False
     """Whether columns that are not wanted may be there."""
+    where: Sequence[tuple[str, str, Any]] = ()
+    """Conditions as `where` has them: rows for which they can't hold may be left out, and need not be."""
 
     def check_names(self, file: str, found: Sequence[str]) -> None:
         """Raise SchemaError unless `found` has the columns wanted, each once."""
