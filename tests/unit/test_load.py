@@ -30,18 +30,6 @@ lines"
 
 
 @pytest.fixture
-def db(tmp_path: Path) -> Database:
-    return mmstore.open(tmp_path / "store.mms", durability="relaxed")
-
-
-@pytest.fixture(autouse=True)
-def checked(db: Database) -> object:
-    yield
-    assert db.check() == []
-    db.close()
-
-
-@pytest.fixture
 def flights(tmp_path: Path) -> Path:
     path = tmp_path / "flights.csv"
     path.write_text(FLIGHTS, encoding="utf-8")

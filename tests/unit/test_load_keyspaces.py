@@ -22,18 +22,6 @@ from mmstore.integrations.inputs import delimited
 
 
 @pytest.fixture
-def db(tmp_path: Path) -> Database:
-    return mmstore.open(tmp_path / "store.mms", durability="relaxed")
-
-
-@pytest.fixture(autouse=True)
-def checked(db: Database) -> object:
-    yield
-    assert db.check() == []
-    db.close()
-
-
-@pytest.fixture
 def typed(tmp_path: Path) -> Path:
     table = pa.table(
         {
