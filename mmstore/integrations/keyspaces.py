@@ -24,7 +24,7 @@ from mmstore.integrations.where import Condition, chosen
 
 __all__ = ["KeyspaceTarget"]
 
-GATHERED: Final = 24 << 20
+GATHERED: Final = 64 << 20
 """Bytes that records may have until they are put."""
 
 
