@@ -37,6 +37,8 @@ from mmstore.integrations.inputs.base import BATCH_BYTES
 
 TABLE, READ, FLOOR = "load into a table", "pyarrow reads", "pyarrow reads, pwrite, fdatasync"
 LOOP = "a loop of puts"
+NEW = "new.mms"
+"""What is written, and removed after each turn."""
 
 
 # --- the files ---------------------------------------------------------------------------------------
@@ -97,13 +99,11 @@ def floor(path: Path, out: Path) -> None:
                         if buffer is not None:
                             file.write(buffer)
         os.fdatasync(file.fileno())
-    out.unlink()
 
 
-def load(path: Path, store: Path, **how: Any) -> None:
-    """Into a new store."""
-    mmstore.load(path, store, **how)
-    for file in store.parent.glob(f"{store.name}*"):
+def clean(folder: Path) -> None:
+    """Remove what was written; not timed."""
+    for file in folder.glob(f"{NEW}*"):
         file.unlink()
 
 
@@ -134,7 +134,8 @@ class Memory:
 
 def _watched(path: Path, store: Path, how: dict[str, Any]) -> int:
     with Memory() as own:
-        load(path, store, **how)
+        mmstore.load(path, store, **how)
+    clean(store.parent)
     return own.most
 
 
@@ -147,13 +148,16 @@ def memory(path: Path, store: Path, **how: Any) -> int:
 # --- tables ------------------------------------------------------------------------------------------
 
 
-def measure(title: str, size: float, unit: str, work: dict[str, Callable[[], object]], base: str, rounds: int) -> None:
+def measure(
+    title: str, size: float, unit: str, work: dict[str, Callable[[], object]], base: str, folder: Path, rounds: int
+) -> None:
     """Medians of all, which take turns; their rate in units of `size`, and over that of `base`."""
     print(header(title))
     figures: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(rounds):
         for name, one in work.items():
             figures[name].append(timed(one))
+            clean(folder)
     least = median(figures[base])
     rows = {
         name: [f"{1000 * median(s):,.0f}", f"{size / median(s):,.0f}", f"{least / median(s):.2f} x"]
@@ -164,13 +168,13 @@ def measure(title: str, size: float, unit: str, work: dict[str, Callable[[], obj
 
 def tables(path: Path, rounds: int) -> None:
     """A file into a table."""
-    size, store = path.stat().st_size / 1e6, path.parent / "new.mms"
+    size, store = path.stat().st_size / 1e6, path.parent / NEW
     work: dict[str, Callable[[], object]] = {
-        TABLE: lambda: load(path, store, table="rows"),
+        TABLE: lambda: mmstore.load(path, store, table="rows"),
         READ: lambda: read(path),
-        FLOOR: lambda: floor(path, path.parent / "plain"),
+        FLOOR: lambda: floor(path, store),
     }
-    measure(f"{path.name}, {size:.0f} MB", size, "MB/s", work, READ, rounds)
+    measure(f"{path.name}, {size:.0f} MB", size, "MB/s", work, READ, path.parent, rounds)
     print(f"own memory while loading: {memory(path, store, table='rows')} MiB\n")
 
 
@@ -185,20 +189,18 @@ def records(folder: Path, n: int, rounds: int) -> None:
     feather.write_feather(table, files[1])
     csv.write_csv(table, files[2])
     pairs = [(key.encode(), value.encode()) for key, value in zip(keys, values, strict=True)]
-    store = folder / "new.mms"
+    store = folder / NEW
 
     def loop() -> None:
         with mmstore.open(store) as db, db.transaction() as txn:
             keyspace = txn.keyspace("records")
             for key, value in pairs:
                 keyspace[key] = value
-        for file in folder.glob(f"{store.name}*"):
-            file.unlink()
 
     how: dict[str, Any] = {"keyspace": "records", "key": "k", "value": "v"}
     work: dict[str, Callable[[], object]] = {LOOP: loop}
-    work |= {f"load {path.suffix[1:]}": partial(load, path, store, **how) for path in files}
-    measure(f"{n:,} records", n / 1e3, "thousand/s", work, LOOP, rounds)
+    work |= {f"load {path.suffix[1:]}": partial(mmstore.load, path, store, **how) for path in files}
+    measure(f"{n:,} records", n / 1e3, "thousand/s", work, LOOP, folder, rounds)
     for path in files:
         print(f"own memory while loading {path.name}: {memory(path, store, **how)} MiB")
 
