@@ -44,7 +44,10 @@ def key_list(keys: Any) -> list[Any]:
     S keys lose trailing NULs as numpy has it, V keys are taken at full width, integers are 8 bytes little-endian.
     """
     if not isinstance(keys, np.ndarray):
-        return [check_key(key) for key in keys]
+        listed: list[Any] = list(keys)
+        if set(map(type, listed)) == {bytes} and max(map(len, listed)) <= MAX_KEY:  # the usual case, at no call a key
+            return listed
+        return [check_key(key) for key in listed]
     keys = _checked(keys)
     if keys.dtype.kind == "S":
         return [check_key(key) for key in keys.tolist()]
@@ -95,7 +98,8 @@ def value_list(values: Any) -> list[Any]:
         size = rows.nbytes // max(1, len(rows))
         data = rows.tobytes()
         return [data[at * size : (at + 1) * size] for at in range(len(rows))]
-    return [check_value(value) for value in values]
+    listed: list[Any] = list(values)
+    return listed if set(map(type, listed)) == {bytes} else [check_value(value) for value in listed]
 
 
 def name_bytes(name: str) -> bytes:

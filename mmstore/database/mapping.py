@@ -345,6 +345,16 @@ class TransactionKeyspace(ReadKeyspace, MutableMapping[bytes, bytes]):
         pairs_of(keys, values)
         self._transaction.changing(self._name).put_many(self._name, keys, values)
 
+    def put_slices(self, keys: tuple[Any, Any], values: tuple[Any, Any]) -> int:
+        """The same without an object for each; returns how many keys are new.
+
+        keys, values: each a pair of uint8 and n + 1 int64, where item i is ``data[offsets[i]:offsets[i + 1]]``; nobody
+        may change them meanwhile.
+
+        Raises ValueError where an offset or the length of a key is wrong.
+        """
+        return self._transaction.changing(self._name).put_slices(self._name, keys, values)
+
     def delete_many(self, keys: Any) -> int:
         """Remove many keys; returns how many there were."""
         write = self._transaction.changing(self._name)

@@ -9,6 +9,7 @@ checkpoint, and needs no log.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from mmstore import format as fmt
@@ -55,6 +56,17 @@ class Operations:
             return
         self.size += size
         self._parts.append(b"".join((_OP.pack(code, 0, len(name), key_size, value_size), name, key, value)))
+
+    def add_slices(self, code: int, name: bytes, keys: tuple[Any, Any], values: tuple[Any, Any]) -> None:
+        """Add an operation for each of the keys and values, which are (bytes, n + 1 offsets), if all can be kept."""
+        key_ends, value_ends = keys[1].tolist(), values[1].tolist()
+        size = key_ends[-1] - key_ends[0] + value_ends[-1] - value_ends[0]
+        if not self.complete or self.size + size > self.limit:
+            self.outgrow()
+            return
+        key_bytes, value_bytes = memoryview(keys[0]), memoryview(values[0])
+        for (a, b), (c, d) in zip(pairwise(key_ends), pairwise(value_ends), strict=True):
+            self.add(code, name, key_bytes[a:b], value_bytes[c:d])
 
     def outgrow(self) -> None:
         """Add an operation that is larger than the limit, or comes after one that was."""

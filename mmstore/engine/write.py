@@ -257,6 +257,20 @@ class WriteState(TableChanges):
                 self._dirty.add(name)
         return new
 
+    def put_slices(self, name: bytes, keys: tuple[Any, Any], values: tuple[Any, Any]) -> int:
+        """The same of keys and values that are each (bytes, n + 1 offsets), as int64."""
+        if len(keys[1]) < 2:
+            return 0
+        index = self.index(name, create=True)
+        assert index is not None
+        self._grows()
+        with self._changing():
+            new: int = index.put_slices(*keys, *values)
+            self.operations.add_slices(fmt.OP_PUT, name, keys, values)
+            if name:
+                self._dirty.add(name)
+        return new
+
     def delete(self, name: bytes, key: Any) -> bool:
         index = self.index(name)
         if index is None:

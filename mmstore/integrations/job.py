@@ -149,6 +149,7 @@ class Job:
         for number in {*range(1, min(SAMPLED, len(self.places))), len(self.places) - 1} - {0}:
             self._check_sort(self.input(number))
             other = self.input(number).schema()
+            self.input(number).forget_sample()  # it may be long until its turn comes
             if sorted(other.names) == sorted(schema.names):
                 schemas.append(other)
                 self.empty &= self.input(number).empty
@@ -261,6 +262,7 @@ class _Run:
 
     def _commit(self, place: Place) -> None:
         """Commit with a bookmark, and begin the next transaction."""
+        self.added += self.job.target.flush(self.txn)
         self._save(place, done=False)
         self.txn.commit()
         self.txn = self.job.database.transaction()
@@ -275,6 +277,7 @@ class _Run:
 
     def finish(self) -> str | None:
         """The last commit; the table's columns as text."""
+        self.added += self.job.target.flush(self.txn)
         self._save(Place(len(self.job.places)), done=True)
         target = self.job.target
         schema = str(self.txn.table(target.name).schema) if isinstance(target, TableTarget) else None

@@ -7,6 +7,7 @@ Operators are those of a table's scan.  A row whose value is missing fulfils onl
 
 from __future__ import annotations
 
+import operator as operators
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -16,7 +17,7 @@ import numpy as np
 from mmstore.errors import SchemaError
 from mmstore.integrations.inputs.base import ArrayBatch, Batch
 
-__all__ = ["Condition", "chosen", "conditions", "scanned"]
+__all__ = ["Condition", "chosen", "conditions", "expression", "scanned"]
 
 Condition = tuple[str, str, Any]
 """(column, operator, value); a list of values for `in`, None for `is null` and `is not null`."""
@@ -27,6 +28,8 @@ _IN: Final = re.compile(r"\s*(?P<column>.+?)\s+in\s+(?P<values>.+?)\s*", re.DOTA
 _NULL: Final = re.compile(r"\s*(?P<column>.+?)\s+is\s+(?P<negated>not\s+)?null\s*", re.IGNORECASE)
 _CALLS: Final = {"==": "equal", "!=": "not_equal", "<": "less", "<=": "less_equal", ">": "greater",
                  ">=": "greater_equal"}  # fmt: skip
+_OPERATIONS: Final = {"==": operators.eq, "!=": operators.ne, "<": operators.lt, "<=": operators.le,
+                      ">": operators.gt, ">=": operators.ge}  # fmt: skip
 
 
 def conditions(given: str | Condition | Iterable[str | Condition] | None) -> list[Condition]:
@@ -97,6 +100,33 @@ def chosen(batch: Batch, wanted: Sequence[Condition]) -> Batch:
     for mask in masks[1:]:
         both = pc.and_(both, mask)
     return batch.filter(both)
+
+
+def expression(wanted: Sequence[Condition], schema: Any) -> Any:
+    """A pyarrow expression that holds wherever all conditions do, and maybe elsewhere; None if there is none to say.
+
+    schema: a pyarrow.Schema with the conditions' columns.  It is for statistics, so what these may not tell is left
+    out: dictionaries, nested types, and whether a float differs from a value, as NaN does.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found = None
+    for name, operator, value in wanted:
+        kind = schema.field(name).type
+        if pa.types.is_dictionary(kind) or pa.types.is_nested(kind):
+            continue
+        field = pc.field(name)
+        if operator in ("is null", "is not null"):
+            one = field.is_null() if operator == "is null" else field.is_valid()
+        elif operator == "in":
+            one = field.isin(pa.array([_value(name, part, kind).as_py() for part in value], kind))
+        elif operator == "!=" and pa.types.is_floating(kind):
+            continue
+        else:
+            one = _OPERATIONS[operator](field, pc.scalar(_value(name, value, kind)))
+        found = one if found is None else found & one
+    return found
 
 
 def _mask(batch: Any, condition: Condition) -> Any:

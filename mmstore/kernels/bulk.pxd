@@ -15,7 +15,7 @@ cdef uint64_t HEAD, PRIVATE, DEPTH, PREFIX, NODE_KIND, BUCKET_KIND, MAX_KEY, LIK
 cdef class Loader(Writer):
     cdef list keys_in, values_in, held
     cdef object rows_view
-    cdef bint is_packed
+    cdef bint is_packed, is_sliced
     cdef uint64_t n_in, index_bits, width
     cdef uint64_t *hashes
     cdef uint64_t *order
@@ -23,10 +23,14 @@ cdef class Loader(Writer):
     cdef const unsigned char *source
     cdef const int64_t *starts
     cdef const unsigned char *rows
+    cdef const int64_t *bounds
 
     cpdef uint64_t put_many(self, list keys, list values) except? 0xFFFFFFFFFFFFFFFF
 
     cpdef uint64_t put_packed(self, data, offsets, values, size) except? 0xFFFFFFFFFFFFFFFF
+
+    @cython.locals(n=uint64_t)
+    cpdef uint64_t put_slices(self, data, offsets, values, bounds) except? 0xFFFFFFFFFFFFFFFF
 
     @cython.locals(n=uint64_t, before=uint64_t, one=uint64_t, mask=uint64_t, k=uint64_t, i=uint64_t)
     cpdef uint64_t delete_packed(self, data, offsets) except? 0xFFFFFFFFFFFFFFFF
@@ -40,7 +44,7 @@ cdef class Loader(Writer):
     @cython.locals(i=uint64_t, data=bytes, n_key=uint64_t, m=uint64_t)
     cdef int note_lists(self, list keys, list values) except -1
 
-    @cython.locals(i=uint64_t, at=uint64_t, n_key=uint64_t, value_size=uint64_t)
+    @cython.locals(i=uint64_t, at=uint64_t, n_key=uint64_t, m=uint64_t)
     cdef int note_packed(self, source, places) except -1
 
     cdef int sort(self) except -1

@@ -34,8 +34,9 @@ class Loader(Writer):
     """An index that takes many records at once.
 
     They come as lists of bytes, or packed: then key i begins at ``starts[i]`` of ``source``, and the values are the
-    rows of ``width`` bytes of ``rows``.  ``sizes[i]`` is the record's header as in a bucket, with LARGE_HEADER in
-    place of the value's size where it is too large for one.  ``held`` keeps alive what these point into.
+    rows of ``width`` bytes of ``rows``, or if ``is_sliced`` begin at ``bounds[i]`` of it.  ``sizes[i]`` is the
+    record's header as in a bucket, with LARGE_HEADER in place of the value's size where it is too large for one.
+    ``held`` keeps alive what these point into.
     """
 
     def put_many(self, keys: list[Any], values: list[Any]) -> int:
@@ -71,6 +72,28 @@ class Loader(Writer):
             self.rows_view = rows
             self.rows = raw.address(rows)
             self.width = size
+            self.note_packed(source, places)
+            return self.put_batch()
+        finally:
+            self.end_batch()
+
+    def put_slices(self, data: Any, offsets: Any, values: Any, bounds: Any) -> int:
+        """As ``put_packed``, with the values ``values[bounds[i]:bounds[i + 1]]``; ``bounds`` is a buffer of int64, too.
+
+        Raises ValueError, before anything is changed, where an offset or the length of a key is wrong.
+        """
+        source, places = packed.keys(data, offsets)
+        rows, ends = packed.slices(values, bounds)
+        n = len(places) - 1
+        if len(ends) != n + 1:
+            raise ValueError(f"expected as many values as keys, got {len(ends) - 1} for {n}")
+        try:
+            self.begin_batch(n, True)
+            self.rows_view = rows
+            self.rows = raw.address(rows)
+            self.held.append(ends)
+            self.bounds = raw.longs(ends)
+            self.is_sliced = True
             self.note_packed(source, places)
             return self.put_batch()
         finally:
@@ -113,6 +136,7 @@ class Loader(Writer):
         self.n_in = n
         self.index_bits = n.bit_length()
         self.is_packed = is_packed
+        self.is_sliced = False
         self.keys_in: list[bytes] = []
         self.values_in: list[Any] = []
         self.width = 0
@@ -164,8 +188,10 @@ class Loader(Writer):
         for i in range(self.n_in):
             at = self.starts[i]
             n_key = self.starts[i + 1] - at
-            value_size = self.width if 4 + n_key + self.width <= self.inline else LARGE_HEADER >> 16
-            self.sizes[i] = value_size << 16 | n_key
+            m = self.bounds[i + 1] - self.bounds[i] if self.is_sliced else self.width
+            if 4 + n_key + m > self.inline:
+                m = LARGE_HEADER >> 16
+            self.sizes[i] = m << 16 | n_key
             self.note(i, raw.part(self.source, at, n_key), n_key)
         return 0
 
@@ -184,7 +210,7 @@ class Loader(Writer):
     def value(self, i: int) -> Any:
         """The first byte of record i's value, which fits a bucket."""
         if self.is_packed:
-            return raw.part(self.rows, i * self.width, self.width)
+            return raw.part(self.rows, self.bounds[i] if self.is_sliced else i * self.width, self.sizes[i] >> 16)
         return raw.content(self.values_in[i])
 
     def look_ahead(self, k: int) -> int:
@@ -210,7 +236,7 @@ class Loader(Writer):
         i = self.order[k + AHEAD] & (one << self.index_bits) - 1
         if self.is_packed:
             raw.prefetch(self.source, self.starts[i])
-            raw.prefetch(self.rows, i * self.width)
+            raw.prefetch(self.rows, self.bounds[i] if self.is_sliced else i * self.width)
         else:
             raw.prefetch_item(self.keys_in, i)
             raw.prefetch_item(self.values_in, i)
@@ -235,7 +261,9 @@ class Loader(Writer):
             n_key = header & 0xFFFF
             if header >= LARGE_HEADER:
                 key = raw.take(self.key(i), 0, n_key)
-                if self.is_packed:
+                if self.is_sliced:
+                    self.put(key, self.rows_view[self.bounds[i] : self.bounds[i + 1]])
+                elif self.is_packed:
                     self.put(key, self.rows_view[i * self.width : (i + 1) * self.width])
                 else:
                     self.put(key, self.values_in[i])

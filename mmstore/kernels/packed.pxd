@@ -12,5 +12,8 @@ cpdef object numbers(buffer, kinds=*, size=*)
 @cython.locals(n=int64_t, where="const int64_t *")
 cpdef int64_t check_offsets(offsets, int64_t limit) except? -2
 
-@cython.locals(limit=int64_t, wrong=int64_t, i=cython.Py_ssize_t, where="const int64_t *")
+@cython.locals(wrong=int64_t)
+cpdef tuple slices(data, offsets)
+
+@cython.locals(i=cython.Py_ssize_t, where="const int64_t *")
 cpdef tuple keys(data, offsets)

@@ -16,7 +16,7 @@ from typing import Any
 
 from mmstore.kernels import raw
 
-__all__ = ["check_offsets", "flat", "keys", "numbers", "room"]
+__all__ = ["check_offsets", "flat", "keys", "numbers", "room", "slices"]
 
 MAX_KEY = 0xFFFF
 
@@ -60,21 +60,25 @@ def check_offsets(offsets: Any, limit: int) -> int:
     return raw.check_offsets(where, n, limit)
 
 
-def keys(data: Any, offsets: Any) -> tuple[Any, array[int]]:
-    """The bytes of ``data`` and a copy of ``offsets``, which nobody else can change, for n keys.
+def slices(data: Any, offsets: Any) -> tuple[Any, array[int]]:
+    """The bytes of ``data`` and a copy of ``offsets``, which nobody else can change, for n items.
 
-    ``offsets`` is a buffer of int64.  Raises ValueError unless there are n + 1, each key lies in ``data`` and none
-    is longer than 65535 bytes.
+    ``offsets`` is a buffer of int64.  Raises ValueError unless there are n + 1 and each item lies in ``data``.
     """
     source = flat(data)
-    limit = len(source)
     places = array("q")
     places.frombytes(flat(numbers(offsets)))
-    where = raw.longs(places)
-    wrong = check_offsets(places, limit)
+    wrong = check_offsets(places, len(source))
     if wrong >= 0:
         found = f"{places[wrong]} at position {wrong}" if len(places) else "none"
-        raise ValueError(f"expected n + 1 ascending offsets in [0, {limit}] for n keys, found {found}")
+        raise ValueError(f"expected n + 1 ascending offsets in [0, {len(source)}] for n items, found {found}")
+    return source, places
+
+
+def keys(data: Any, offsets: Any) -> tuple[Any, array[int]]:
+    """The same of n keys.  Raises ValueError, too, where one is longer than 65535 bytes."""
+    source, places = slices(data, offsets)
+    where = raw.longs(places)
     for i in range(len(places) - 1):
         if where[i + 1] - where[i] > MAX_KEY:
             raise ValueError(

@@ -91,6 +91,14 @@ class IndexMachine(RuleBasedStateMachine):
         self.model.update((key, values[i * size : (i + 1) * size]) for i, key in enumerate(some))
         assert self.both(lambda store: store.index.put_packed(data, offsets, values, size)) == new
 
+    @rule(pairs=st.lists(st.tuples(keys, values), max_size=20), start=st.integers(0, 3000), n=st.integers(0, 30))
+    def put_slices(self, pairs: list[tuple[bytes, bytes]], start: int, n: int) -> None:
+        pairs = pairs + [(b"%d" % i, b"slice" * (i % 3)) for i in range(start, start + n)]
+        new = len({*self.model, *(key for key, _ in pairs)}) - len(self.model)
+        self.model.update(pairs)
+        packed = *pack([key for key, _ in pairs]), *pack([value for _, value in pairs])
+        assert self.both(lambda store: store.index.put_slices(*packed)) == new
+
     @rule(some=st.lists(keys, max_size=8), start=st.integers(0, 3000), n=st.integers(0, 30))
     def delete_packed(self, some: list[bytes], start: int, n: int) -> None:
         some = some + [b"%d" % i for i in range(start, start + n)]

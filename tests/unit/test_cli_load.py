@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 import mmstore
+from mmstore.cli import common
 from mmstore.cli.commands import mmstore as command
 from mmstore.integrations import load as loading
 
@@ -72,6 +76,33 @@ def test_globs_and_resuming(tmp_path: Path, store: Path) -> None:
     done = run(*words, "--resume")
     assert done.exit_code == 0 and json.loads(done.stdout)["before"] == 6
     assert "mmstore.loads" in run("ls", store).stdout
+
+
+@pytest.mark.parametrize("sized", [True, False])
+def test_progress(monkeypatch: pytest.MonkeyPatch, sized: bool) -> None:
+    """On a terminal: rows, rows a second, bytes, bytes a second and the time that is left."""
+    out, clock = io.StringIO(), [0.0]
+    terminal = partial(Console, file=out, force_terminal=True, width=140, get_time=lambda: clock[0])
+    monkeypatch.setattr(common, "Console", lambda stderr: terminal())
+    with common.bar(quiet=False, sized=sized) as show:
+        for second in range(1, 5):
+            clock[0] = second
+            show(second * 2_000_000, 20_000_000, second * 1500)
+    shown = out.getvalue()
+    assert "6,000 rows, 1,500 rows/s" in shown and "0:00:06" in shown
+    assert ("8.0/20.0 MB" in shown and "2.0 MB/s" in shown) == sized
+    with common.bar(quiet=True) as show:
+        assert show is None
+
+
+def test_progress_of_unknown_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a pipe nobody knows how much is left."""
+    out = io.StringIO()
+    terminal = partial(Console, file=out, force_terminal=True, width=140, get_time=lambda: 1.0)
+    monkeypatch.setattr(common, "Console", lambda stderr: terminal())
+    with common.bar(quiet=False) as show:
+        show(3000, None, 10)
+    assert "3.0/? kB" in out.getvalue() and "10 rows" in out.getvalue() and "0:00:00" not in out.getvalue()
 
 
 def test_skipped_rows(tmp_path: Path, store: Path) -> None:

@@ -30,18 +30,6 @@ lines"
 
 
 @pytest.fixture
-def db(tmp_path: Path) -> Database:
-    return mmstore.open(tmp_path / "store.mms", durability="relaxed")
-
-
-@pytest.fixture(autouse=True)
-def checked(db: Database) -> object:
-    yield
-    assert db.check() == []
-    db.close()
-
-
-@pytest.fixture
 def flights(tmp_path: Path) -> Path:
     path = tmp_path / "flights.csv"
     path.write_text(FLIGHTS, encoding="utf-8")
@@ -137,6 +125,19 @@ def test_packed(db: Database, flights: Path, tmp_path: Path, packed: str) -> Non
     mmstore.load(path, db, table="flights", progress=lambda *numbers: seen.append(numbers))
     assert len(db.table("flights")) == 3
     assert seen[-1][0] > 0 and seen[-1][1] == path.stat().st_size and seen[-1][2] == 3
+
+
+@pytest.mark.parametrize("codec", ["gzip", "bz2", "zstd", "lz4", "brotli"])
+def test_packed_and_broken(db: Database, tmp_path: Path, codec: str) -> None:
+    path = tmp_path / f"a.csv.{codec.replace('brotli', 'br')}"
+    with pa.CompressedOutputStream(str(path), codec) as stream:
+        stream.write(text(20_000, "1,x"))
+    data = path.read_bytes()
+    for broken in (data[: len(data) // 2], data[:30] + bytes(20) + data[50:]):
+        path.write_bytes(broken)
+        with pytest.raises(mmstore.SchemaError, match=rf"{path.name} can't be unpacked with {codec}: "):
+            mmstore.load(path, db, table="t")
+    assert list(db.tables()) == []
 
 
 def test_zip_of_two_files(db: Database, tmp_path: Path) -> None:
@@ -290,6 +291,46 @@ def test_parquet_keeps_its_types(db: Database, tmp_path: Path) -> None:
     parquet.write_table(pa.table({"s": [{"a": 1}]}), tmp_path / "s.parquet")
     with pytest.raises(mmstore.SchemaError, match="column 's'.*struct"):
         mmstore.load(tmp_path / "s.parquet", db, table="s")
+
+
+@pytest.mark.parametrize(
+    ("where", "read", "expected"),
+    [
+        ("i>=25", [2, 3], range(25, 40)), ("i<10", [0], range(10)), ("i in 3,35", [0, 3], [3, 35]), ("i==100", [], []),
+        (["i>5", "i<=12"], [0, 1], range(6, 13)), ("s==x3", [3], range(30, 40)), ("s!=x3", [0, 1, 2], range(30)),
+        ("t<1970-01-02T00:00:00Z", [0, 1, 2], range(24)), ("f!=1", [0, 1, 2, 3], range(20, 40)),
+        ("n is null", [1], range(10, 20)),
+        ("n is not null", [0, 2, 3], [*range(10), *range(20, 40)]), ("c==x1", [0, 1, 2, 3], range(10, 20)),
+        (("d", "<=", "1.05"), [0, 1, 2, 3], range(40)), ("b is null", [], []),
+    ],
+)  # fmt: skip
+def test_row_groups_that_are_not_read(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: Any, read: list[int], expected: Any
+) -> None:
+    """Statistics tell which row groups can't have a row that is wanted."""
+    words = [f"x{i // 10}" for i in range(40)]
+    table = pa.table(
+        {
+            "i": range(40), "s": words, "c": pa.array(words).dictionary_encode(), "b": [b"x"] * 40,
+            "t": pa.array([i * 3600 for i in range(40)], pa.timestamp("s", "UTC")),
+            "f": [1.0] * 20 + [float("nan"), 2.0] * 10, "n": [None if 10 <= i < 20 else i for i in range(40)],
+            "d": pa.array([1] * 40, pa.decimal128(5, 2)),
+        }
+    )  # fmt: skip
+    parquet.write_table(table, tmp_path / "a.parquet", row_group_size=10)
+    asked: list[int] = []
+    batches = parquet.ParquetFile.iter_batches
+
+    def counted(self: Any, *how: Any, row_groups: list[int], **more: Any) -> Any:
+        asked.extend(row_groups)
+        return batches(self, *how, row_groups=row_groups, **more)
+
+    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", counted)
+    mmstore.load(tmp_path / "a.parquet", db, table="t", where=where, columns=["i"])
+    assert db.table("t")["i"].tolist() == [*expected] and asked == read
+    with open(tmp_path / "a.parquet", "rb") as file:
+        mmstore.load(file, db, keyspace="k", key="i", value="s", where=where)
+    assert db.keyspace("k").keys() == {b"%d" % i for i in expected} and asked == 2 * read
 
 
 def test_json_lines(db: Database) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +12,13 @@ import lmdb
 import numpy as np
 import pyarrow as pa
 import pytest
-from pyarrow import parquet
+from pyarrow import feather, parquet
 
 import mmstore
 from mmstore.database import Database
+from mmstore.database.mapping import TransactionKeyspace
+from mmstore.integrations import keyspaces
 from mmstore.integrations.inputs import delimited
-
-
-@pytest.fixture
-def db(tmp_path: Path) -> Database:
-    return mmstore.open(tmp_path / "store.mms", durability="relaxed")
-
-
-@pytest.fixture(autouse=True)
-def checked(db: Database) -> object:
-    yield
-    assert db.check() == []
-    db.close()
 
 
 @pytest.fixture
@@ -136,6 +127,67 @@ def test_conflicts(db: Database, tmp_path: Path) -> None:
     assert done.rejected == 4 and done.added == 0
     mmstore.load(tmp_path / "a.csv", db, **how, on_conflict="replace")
     assert dict(db.keyspace("k")) == {b"a": b"3", b"b": b"2", b"c": b"4"}
+
+
+@pytest.mark.parametrize(("most", "puts"), [(1 << 30, 1), (30_000, 3), (1, 30)])
+def test_records_are_gathered(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, puts: int
+) -> None:
+    """Batches are put together as far as memory allows; of a key that comes twice the last value counts."""
+    monkeypatch.setattr(keyspaces, "GATHERED", most)
+    monkeypatch.setattr(delimited, "BATCH_BYTES", 1000)
+    (tmp_path / "a.csv").write_text("k,v\n" + "".join(f"{i % 1500:04},{i:04}\n" for i in range(3000)))
+    asked = []
+    put_slices = TransactionKeyspace.put_slices
+    monkeypatch.setattr(
+        TransactionKeyspace,
+        "put_slices",
+        lambda self, keys, values: asked.append(len(keys[1]) - 1) or put_slices(self, keys, values),
+    )
+    done = mmstore.load(tmp_path / "a.csv", db, keyspace="a", key="k", value="v")
+    assert (done.rows, done.added, sum(asked)) == (3000, 1500, 3000) and len(asked) == puts
+    assert dict(db.keyspace("a")) == {b"%04d" % i: b"%04d" % (i + 1500) for i in range(1500)}
+
+
+@pytest.mark.parametrize("rows", [5, 20_000])
+def test_from_the_log(tmp_path: Path, rows: int) -> None:
+    """A small load is in the log, a large one is a checkpoint: both are there after a crash."""
+    table = pa.table({"k": [f"key {i}" for i in range(rows)], "v": [f"{i}" * (i % 9) for i in range(rows)]})
+    parquet.write_table(table.slice(1), tmp_path / "a.parquet")
+    with mmstore.open(tmp_path / "a.mms") as store:
+        store.checkpoint()
+        mmstore.load(tmp_path / "a.parquet", store, keyspace="a", key="k", value="v")
+        for suffix in ("", "-wal"):
+            shutil.copyfile(tmp_path / f"a.mms{suffix}", tmp_path / f"b.mms{suffix}")
+    with mmstore.open(tmp_path / "b.mms") as copy:
+        assert copy.check() == []
+        assert dict(copy.keyspace("a")) == {b"key %d" % i: b"%d" % i * (i % 9) for i in range(1, rows)}
+
+
+@pytest.mark.parametrize("value", ["s", "f", "l", "w", "d"])
+def test_slices_of_arrays(db: Database, tmp_path: Path, value: str) -> None:
+    """Batches that begin inside Arrow's memory: a condition, and commits in between."""
+    table = pa.table(
+        {
+            "k": pa.array(range(100), pa.int16()),
+            "s": [f"{i}" * (i % 5) if i % 7 else None for i in range(100)],
+            "f": pa.array(range(100), pa.float32()),
+            "l": pa.array([[i, i + 1] for i in range(100)], pa.list_(pa.int16(), 2)),
+            "w": pa.array([b"%03d" % i for i in range(100)], pa.binary(3)),
+            "d": pa.array([f"{i % 3}" for i in range(100)]).dictionary_encode(),
+        }
+    )
+    expected = {
+        "s": lambda i: b"%d" % i * (i % 5) if i % 7 else b"",
+        "f": lambda i: np.float32(i).tobytes(),
+        "l": lambda i: np.array([i, i + 1], "<i2").tobytes(),
+        "w": lambda i: b"%03d" % i,
+        "d": lambda i: b"%d" % (i % 3),
+    }[value]
+    feather.write_feather(table, tmp_path / "a.feather", compression="uncompressed")
+    how: dict[str, Any] = {"keyspace": "a", "key": "k", "value": value, "where": "k>=20", "value_format": "raw"}
+    assert mmstore.load(tmp_path / "a.feather", db, commit_every=30, **how).added == 80
+    assert dict(db.keyspace("a")) == {b"%d" % i: expected(i) for i in range(20, 100)}
 
 
 def test_a_failure_leaves_no_trace(db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

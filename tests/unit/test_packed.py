@@ -170,6 +170,7 @@ def test_wrong_keys_change_nothing(kernels: Any, data: bytes, offsets: list[int]
         lambda: index.gather(data, places, bytearray(n), 1, bytearray(n)),
         lambda: index.put_packed(data, places, bytes(n), 1),
         lambda: index.delete_packed(data, places),
+        lambda: index.put_slices(data, places, bytes(n), array("q", range(n + 1))),
     ):
         with pytest.raises(ValueError, match=message):
             call()
@@ -207,6 +208,16 @@ def test_buffers_have_the_right_length(kernels: Any) -> None:
             index.put_packed(data, offsets, wrong, 2)
         with pytest.raises(TypeError):
             index.delete_packed(wrong, offsets)
+    for bounds, message in [
+        ([0, 1], "got 1 for 2"),
+        ([0, 1, 2, 3], "got 3 for 2"),
+        ([], "found none"),
+        ([0, 2, 1], "found 1 at position 2"),
+        ([-1, 0, 1], "found -1 at position 0"),
+        ([0, 1, 4], r"in \[0, 3\] for n items, found 4 at position 2"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            index.put_slices(data, offsets, b"123", array("q", bounds))
     assert dict(index.items()) == {b"abc": b"12"}
 
 
@@ -258,6 +269,26 @@ def test_put_and_delete_packed(kernels: Any, mask: int, n: int) -> None:
 
 
 @both
+@pytest.mark.parametrize("mask", MASKS, ids=hex)
+def test_put_slices(kernels: Any, mask: int) -> None:
+    """Values of any length, empty and large ones among them, into an empty index and one that has records."""
+    rng = random.Random(mask)
+    n = min(1000, most(kernels, mask))
+    store = IndexStore(kernels, 4096, mask, limit=rng.choice([64 << 20, 20 * 4096]))
+    model: dict[bytes, bytes] = {}
+    for sizes in ((0, 7, 8, 100), (1, 1500, 70_000), (30,)):
+        index = store.begin()
+        keys = [rng.randbytes(rng.choice([1, 2, 16, 400])) for _ in range(n if sizes[-1] < 70_000 else n // 10)]
+        values = [rng.randbytes(rng.choice(sizes)) for _ in keys]
+        new = len({*model, *keys}) - len(model)
+        model.update(zip(keys, values, strict=True))
+        assert index.put_slices(*pack(keys), *pack(values)) == new
+        assert dict(index.items()) == model
+        assert index.size == sum(len(k) + len(v) for k, v in model.items())
+        store.commit()
+
+
+@both
 def test_keys_that_are_not_all_of_data(kernels: Any) -> None:
     """Offsets need not begin at 0, nor end where data ends."""
     store = IndexStore(kernels)
@@ -278,6 +309,8 @@ def test_packed_and_lists_give_the_same_bytes() -> None:
                 index = store.begin()
                 if number == 0:
                     index.put_many(keys, [values[i * size : (i + 1) * size] for i in range(len(keys))])
+                elif number == 1:
+                    index.put_slices(*pack(keys), values, np.arange(len(keys) + 1) * size)
                 else:
                     index.put_packed(*pack(keys), values, size)
                 store.commit()

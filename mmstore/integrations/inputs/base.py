@@ -100,6 +100,8 @@ class Plan:
     """Columns in which no value may be missing."""
     others: bool = False
     """Whether columns that are not wanted may be there."""
+    where: Sequence[tuple[str, str, Any]] = ()
+    """Conditions as `where` has them: rows for which they can't hold may be left out, and need not be."""
 
     def check_names(self, file: str, found: Sequence[str]) -> None:
         """Raise SchemaError unless `found` has the columns wanted, each once."""
@@ -171,6 +173,9 @@ class Input(ABC):
     @abstractmethod
     def batches(self, plan: Plan, start: Mark) -> Iterator[tuple[Batch, Mark]]:
         """Batches from `start` on, each with the mark of its first row."""
+
+    def forget_sample(self) -> None:  # noqa: B027 - most have none
+        """Let go of rows that were read for their types, and maybe kept for `batches`."""
 
     def close(self) -> None:  # noqa: B027 - most have nothing to let go of
         """Let go of the file; a second call does nothing."""

@@ -1,17 +1,20 @@
 """Parquet, and Arrow's own files: IPC file (Feather), IPC stream, the first Feather.
 
 Types are exactly those of the file.  Parquet's row groups and Arrow's batches are read one after the other, in
-slices of at most BATCH_ROWS rows; a start in the middle begins at its row group or batch.
+slices of at most BATCH_ROWS rows; a start in the middle begins at its row group or batch.  Row groups whose statistics
+say that no row fulfils the conditions are not read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 from mmstore.errors import SchemaError
 from mmstore.integrations.inputs.base import BATCH_ROWS, Input, Mark, Plan, require
 from mmstore.integrations.inputs.source import Source
+from mmstore.integrations.where import expression
 
 __all__ = ["ArrowInput", "ParquetInput"]
 
@@ -35,17 +38,32 @@ class ParquetInput(Input):
         plan.check_names(self.name, self.schema().names)
         about = self._file.metadata
         groups = [about.row_group(i).num_rows for i in range(about.num_row_groups)]
-        first = before = 0
-        while first < len(groups) and before + groups[first] <= start.rows:
-            before += groups[first]
-            first += 1
         with _malformed(self.name, "Parquet"):
-            found = self._file.iter_batches(
-                BATCH_ROWS, row_groups=list(range(first, len(groups))), columns=list(plan.types), use_threads=True
-            )
-            for batch, rows in _from(found, before, start.rows):
-                self.read = int((self.size or 0) * (rows + batch.num_rows) / max(1, about.num_rows))
-                yield batch.select(list(plan.types)), Mark(rows)
+            wanted = self._wanted(plan)
+            before = 0
+            for read, numbers in groupby(range(len(groups)), lambda i: i in wanted):
+                some = list(numbers)
+                while some and before + groups[some[0]] <= start.rows:
+                    before += groups[some.pop(0)]
+                if read and some:
+                    found = self._file.iter_batches(
+                        BATCH_ROWS, row_groups=some, columns=list(plan.types), use_threads=True
+                    )
+                    for batch, rows in _from(found, before, start.rows):
+                        self.read = int((self.size or 0) * (rows + batch.num_rows) / max(1, about.num_rows))
+                        yield batch.select(list(plan.types)), Mark(rows)
+                before += sum(groups[i] for i in some)
+
+    def _wanted(self, plan: Plan) -> set[int]:
+        """The row groups that may have a row that fulfils the conditions."""
+        condition = expression(plan.where, self.schema())
+        if condition is None:
+            return {*range(self._file.metadata.num_row_groups)}
+        from pyarrow import dataset
+
+        with self.source.random("Parquet") as file:
+            whole = dataset.ParquetFileFormat().make_fragment(file)
+            return {group.id for group in whole.subset(condition, schema=self.schema()).row_groups}
 
     def close(self) -> None:
         self._file.close(force=True)

@@ -4,6 +4,9 @@ Each block of whole records (``blocks``) is parsed with the types of the plan.  
 halved until the records to blame stand alone: each becomes a `BadRow` with its line, column and value, and the
 others are kept.  So a file is parsed at pyarrow's rate as long as it is sound, and exactly where it isn't.
 
+Types are guessed block by block of the sample, and these are the very blocks that `batches` meets first: where the
+guess is what was asked for, it takes the rows as they were parsed for it.
+
 Missing are: an empty value, NA, NULL, nan and their like, except in text, which is taken as it stands.
 """
 
@@ -13,6 +16,7 @@ import codecs
 import io
 import re
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any, BinaryIO, Final
 
 import numpy as np
@@ -20,13 +24,13 @@ import numpy as np
 from mmstore.errors import SchemaError
 from mmstore.integrations.inputs.base import BATCH_BYTES, BadRow, Input, Mark, Plan, require
 from mmstore.integrations.inputs.blocks import NEWLINE, RETURN, Bytes, CsvCutter, Transcoded, blocks, count_of
-from mmstore.integrations.inputs.infer import advice, exact
+from mmstore.integrations.inputs.infer import advice, exact, joined, may_lose
 from mmstore.integrations.inputs.source import Source
 
 __all__ = ["CsvInput"]
 
-SAMPLE_BYTES: Final = 8 << 20
-"""Unpacked bytes from the beginning that types are guessed from."""
+SAMPLE_BYTES: Final = (8 << 20) + (64 << 10)
+"""Unpacked bytes from the beginning that types are guessed from: two blocks of rows, and a header before them."""
 HEADER_BYTES: Final = 1 << 20
 """Bytes within which the columns' names end."""
 
@@ -48,6 +52,8 @@ class CsvInput(Input):
         self.encoding = codecs.lookup(encoding).name
         self._schema: Any = None
         self._beginning: tuple[int, int, list[str], CsvCutter] | None = None
+        self._parsed: dict[int, tuple[int, Any]] = {}
+        """Of blocks of the sample: place -> (bytes, the rows with all columns, as they were guessed)."""
 
     @property
     def read(self) -> int:  # type: ignore[override]
@@ -60,10 +66,11 @@ class CsvInput(Input):
         if self._schema is None:
             sample = self._sample(SAMPLE_BYTES)
             start, _, names, cut = self._begin(sample)
-            if len(sample) >= SAMPLE_BYTES:
-                sample = sample[: cut.whole(sample)]
-            self._schema = self._guess(sample[start:], names, cut)
+            self._schema = self._guess(sample, start, names, cut)
         return self._schema
+
+    def forget_sample(self) -> None:
+        self._parsed.clear()
 
     def _sample(self, size: int) -> Bytes:
         """The beginning, in UTF-8."""
@@ -101,18 +108,26 @@ class CsvInput(Input):
             return start + end, names
         raise SchemaError(f"{self.name} is empty; a CSV file starts with its columns' names")
 
-    def _guess(self, rows: Bytes, names: list[str], cut: CsvCutter) -> Any:
+    def _guess(self, sample: Bytes, start: int, names: list[str], cut: CsvCutter) -> Any:
         import pyarrow as pa
 
         for name in names:
             if names.count(name) > 1:
                 raise SchemaError(f"{self.name} has the column {name!r} {names.count(name)} times; rename one")
+        ends = _ends(sample, start, cut, whole=len(sample) < SAMPLE_BYTES)
+        rows = sample[start : ends[-1]]
         try:
-            guess = self._parse(rows, names, {}, threads=True)
+            tables = [self._parse(sample[a:b], names, {}, threads=True) for a, b in pairwise(ends)]
+            guess = joined(tables)
+            if guess is None:
+                guess = self._parse(rows, names, {}, threads=True)
+            self._parsed = {a: (b - a, table) for (a, b), table in zip(pairwise(ends), tables, strict=True)}
         except pa.ArrowInvalid:  # a broken record: which one is for `batches` to say
             rows = self._sound(rows, names, cut)
             guess = self._parse(rows, names, {})
         numbers = [f.name for f in guess.schema if pa.types.is_int64(f.type) or pa.types.is_float64(f.type)]
+        if not may_lose(rows, self.delimiter):
+            numbers = []
         texts = self._parse(rows, names, dict.fromkeys(numbers, pa.string()), numbers, True) if numbers else None
         self.empty = not guess.num_rows
         fields = []
@@ -165,7 +180,9 @@ class CsvInput(Input):
         """(the rows of a block that fit, how many it has)."""
         import pyarrow as pa
 
-        table = self._try(block, names, plan)
+        table = self._parsed_before(block, plan, mark)
+        if table is None:
+            table = self._try(block, names, plan)
         if table is not None:
             return _one(table), table.num_rows
         ends = [0, *cut.ends(block).tolist()]
@@ -188,6 +205,15 @@ class CsvInput(Input):
                 counted += 1
         return _one(pa.concat_tables(good)), counted
 
+    def _parsed_before(self, block: Bytes, plan: Plan, mark: Mark) -> Any:
+        """The rows of a block of the sample, if they fit; None if that isn't known."""
+        length, table = self._parsed.pop(mark.offset, (0, None))
+        if table is None or length != len(block):
+            return None
+        if any(table.schema.field(name).type != kind for name, kind in plan.types.items()):
+            return None
+        return _complete(table.select(list(plan.types)), plan)
+
     def _try(self, text: Bytes, names: list[str], plan: Plan) -> Any:
         """The rows, or None if one of them doesn't fit."""
         import pyarrow as pa
@@ -196,7 +222,7 @@ class CsvInput(Input):
             table = self._parse(text, names, plan.types, list(plan.types))
         except pa.ArrowInvalid:
             return None
-        return table if not any(table.column(name).null_count for name in plan.required) else None
+        return _complete(table, plan)
 
     def _blame(self, text: Bytes, names: list[str], plan: Plan, line: int) -> BadRow:
         """What is wrong with a single record."""
@@ -262,6 +288,30 @@ class CsvInput(Input):
             parse_options=self._parsing(),
             convert_options=csv.ConvertOptions(column_types=types, include_columns=only or []),
         )
+
+
+def _ends(sample: Bytes, start: int, cut: CsvCutter, *, whole: bool) -> list[int]:
+    """`start` and the ends of the blocks that `blocks` makes of the text from there on, as far as the sample tells.
+
+    whole: whether the sample is all that there is, so that its last record ends where it does.
+    """
+    ends = [start]
+    while (at := ends[-1]) < len(sample):
+        text = sample[at : at + BATCH_BYTES]
+        if len(text) == BATCH_BYTES and (size := cut.whole(text)):
+            ends.append(at + size)
+        elif whole:
+            ends.append(len(sample))
+        else:
+            if len(ends) == 1:  # a record longer than a block
+                ends.append(at + cut.whole(sample[at:]))
+            break
+    return ends if len(ends) > 1 else [start, start]
+
+
+def _complete(table: Any, plan: Plan) -> Any:
+    """The rows, or None if a value is missing that must not be."""
+    return table if not any(table.column(name).null_count for name in plan.required) else None
 
 
 def _one(table: Any) -> Any:

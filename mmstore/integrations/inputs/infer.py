@@ -8,9 +8,12 @@ that holds them.  Several samples are joined by `wider`: nothing < whole numbers
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
-__all__ = ["exact", "wider", "widest"]
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["exact", "joined", "may_lose", "wider", "widest"]
 
 
 def wider(a: Any, b: Any) -> Any:
@@ -48,6 +51,45 @@ def widest(schemas: Iterable[Any]) -> Any:
             if field.nullable:
                 nullable.add(field.name)
     return pa.schema([pa.field(name, kind, nullable=name in nullable) for name, kind in fields.items()])
+
+
+def joined(tables: list[Any]) -> Any:
+    """Tables of guessed types as one; None where their types differ by more than columns without any value."""
+    import pyarrow as pa
+
+    first = tables[0].schema
+    for table in tables[1:]:
+        if table.schema != first:
+            return None
+    return pa.concat_tables(tables)
+
+
+_STEP: Final = 1 << 16  # bytes looked at together, so that they stay in the processor's cache
+
+
+def may_lose(text: npt.NDArray[np.uint8], delimiter: str) -> bool:
+    """Whether a number of the text may be one that `exact` keeps as text or as u8; if not, it need not be asked.
+
+    True for any 0 with a digit behind it at the beginning of a value or a word, and for any 16 digits in a row.
+    """
+    starts = np.zeros(256, np.bool_)
+    starts[list(b'\n\r" \t+-' + delimiter.encode())] = True
+    signs = np.zeros(256, np.bool_)
+    signs[list(b"+-")] = True
+    for at in range(0, len(text), _STEP):
+        before = text[at - 2 : at] if at else np.full(2, 0x0A, np.uint8)
+        piece = np.concatenate([before, text[at : at + _STEP + 15]])  # overlaps, so that nothing is missed at an edge
+        digits = piece - np.uint8(0x30) < 10
+        two = digits[:-1] & digits[1:]
+        four = two[:-2] & two[2:]
+        eight = four[:-4] & four[4:]
+        if (eight[:-8] & eight[8:]).any():
+            return True
+        zeros = np.flatnonzero(two[2:] & (piece[2:-1] == 0x30)) + 2
+        one, other = piece[zeros - 1], piece[zeros - 2]
+        if (starts[one] & (~signs[one] | starts[other])).any():
+            return True
+    return False
 
 
 def exact(kind: Any, texts: Any) -> Any:

@@ -167,7 +167,7 @@ class Source:
             archive = zipfile.ZipFile(io.BufferedReader(raw, 1 << 20))
             return archive.open(self._member(archive))
         pa = require("pyarrow", "arrow")
-        return pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), self.packing)
+        return _Unpacked(pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), self.packing), self.name, self.packing)
 
     def _member(self, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
         files = [member for member in archive.infolist() if not member.is_dir()]
@@ -220,6 +220,29 @@ class _Counted(io.RawIOBase):
             super().close()
             if self._own:
                 self._inner.close()
+
+
+class _Unpacked(io.RawIOBase):
+    """pyarrow's stream of unpacked bytes; what it says of broken ones becomes a SchemaError that names the file."""
+
+    def __init__(self, stream: Any, name: str, packing: str) -> None:
+        self._stream, self._name, self._packing = stream, name, packing
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            return int(self._stream.readinto(buffer))
+        except OSError as error:
+            if error.errno is not None:  # the system's
+                raise
+            raise SchemaError(f"{self._name} can't be unpacked with {self._packing}: {error}") from error
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            self._stream.close()
 
 
 class _Chained(io.RawIOBase):
