@@ -8,6 +8,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable
+from numbers import Real
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,8 @@ def open(
             f"expected a page_size that is a power of two from {fmt.MIN_PAGE_SIZE} to {fmt.MAX_PAGE_SIZE}, "
             f"found {page_size}"
         )
+    if not isinstance(timeout, Real) or not timeout >= 0:
+        raise ValueError(f"expected a timeout of 0 seconds or more, found {timeout!r}")
     memory = os.fspath(path) == MEMORY
     options = Options(writable=flag != "r", durability=durability, timeout=timeout, in_memory=memory)
     if memory:
@@ -374,9 +377,8 @@ class Database(Keyspace):
 
     def disown(self) -> None:
         """In a forked child that got no descriptor: the handle is closed here."""
-        session, self._session = self.session, None
+        self._session = None
         self.reader.close()
-        session.store.backend.close()
 
     # --- pickling -----------------------------------------------------------------------------------
 
