@@ -24,6 +24,7 @@ import mmstore
 import workers
 from children import Forked, environment, in_fork
 from mmstore.database.database import Database
+from mmstore.disk import mapping
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork"),
@@ -487,6 +488,47 @@ def test_a_fork_in_another_thread_while_this_one_has_a_transaction(db: Database)
         thread.start()
         thread.join(30)
     assert db[b"mine"] == b"1"
+
+
+def test_a_fork_while_another_handle_is_being_closed(db: Database, tmp_path: Path) -> None:
+    others = [mmstore.open(tmp_path / f"{n}.mms") for n in range(4)]
+    closing, entered, go = mmstore.open(tmp_path / "closing.mms"), threading.Event(), threading.Event()
+    closing[b"k"] = b"v"
+    more = [mmstore.open(tmp_path / f"{n}.mms") for n in range(4, 8)]
+    true = closing.writer.finish
+
+    def slowly() -> None:
+        entered.set()
+        go.wait(60)
+        true()
+
+    closing.writer.finish = slowly  # type: ignore[method-assign]
+    thread = threading.Thread(target=closing.close)
+    thread.start()
+    entered.wait(60)
+
+    def in_child() -> None:
+        for handle in (*others, *more):
+            handle[b"child"] = b"v"
+
+    in_fork(in_child)
+    go.set()
+    thread.join(60)
+    with mmstore.open(tmp_path / "closing.mms", timeout=1) as again:
+        assert again[b"k"] == b"v"
+    for handle in (*others, *more):
+        assert handle[b"child"] == b"v"
+        handle.close()
+
+
+def test_a_fork_while_another_thread_maps_a_column(db: Database) -> None:
+    def in_child() -> None:
+        signal.alarm(60)  # rather than wait for ever
+        assert db.table("numbers")["n"].sum() == sum(range(10_000))
+
+    with mapping._budget_lock:
+        child = Forked(in_child)
+    child.join()
 
 
 def test_a_child_of_a_waiter(db: Database) -> None:

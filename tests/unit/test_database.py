@@ -15,6 +15,7 @@ import pytest
 import mmstore
 from mmstore import format as fmt
 from mmstore.database.database import Database
+from mmstore.pages.pins import Pins
 
 # --- a mapping ---------------------------------------------------------------------------------------
 
@@ -274,6 +275,16 @@ def test_wrong_arguments(path: Path, wrong: dict[str, Any], message: str) -> Non
     with pytest.raises(ValueError, match=message):
         mmstore.open(path, **wrong)
     assert not path.exists()
+
+
+@pytest.mark.parametrize("timeout", [None, "5", -1, float("nan"), []])
+def test_a_wrong_timeout_replaces_no_store(path: Path, timeout: Any) -> None:
+    with mmstore.open(path) as db:
+        db[b"k"] = b"v"
+    with pytest.raises(ValueError, match="expected a timeout"):
+        mmstore.open(path, "n", timeout=timeout)
+    with mmstore.open(path, timeout=0) as db:
+        assert dict(db) == {b"k": b"v"}
 
 
 @pytest.mark.parametrize("page_size", [4096, 8192, 16384, 32768, 65536])
@@ -603,6 +614,24 @@ def test_the_last_of_several_handles_leaves_one_file(path: Path) -> None:
         assert len(handle) == 4
         handle.close()
     assert os.listdir(path.parent) == ["data.mms"]
+
+
+def test_who_opens_between_the_last_close_and_the_end_of_its_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    db = mmstore.open(path)
+    db[b"k"] = b"v"
+    found = []
+    true = Pins.give_up_slot
+
+    def interlude(pins: Pins) -> None:  # GATE is free again, the file still open
+        if not found:
+            found.append(b"")
+            with mmstore.open(path) as other:
+                found.append(other[b"k"])
+        true(pins)
+
+    monkeypatch.setattr(Pins, "give_up_slot", interlude)
+    db.close()
+    assert found == [b"", b"v"]
 
 
 def test_threads_that_read_while_it_is_closed_get_closed_error(path: Path) -> None:
