@@ -157,3 +157,22 @@ def test_a_pin_by_a_lock_byte_is_of_the_newest_root(path: Path, monkeypatch: pyt
             monkeypatch.setattr(pins, "_read_root", slow)
             with reader.snapshot() as snapshot:
                 assert snapshot.txn_id == writer.txn_id and snapshot[b"large"] == b"3" * 100_000
+
+
+def test_the_file_is_not_cut_under_a_reader_that_is_no_user_of_the_live_page(path: Path) -> None:
+    with mmstore.open(path) as db:
+        db.update({b"large%d" % n: b"%d" % n * 2_000_000 for n in range(8)})
+    size = path.stat().st_size
+    with open_unwritable(path) as reader, reader.snapshot() as snapshot:  # alone: nobody's live page is true
+        with mmstore.open(path) as writer:
+            writer.clear()
+            for n in range(100):
+                writer[b"k"] = b"%d" % n
+            writer.checkpoint()
+        assert path.stat().st_size == size
+        for n in range(8):
+            assert snapshot.view(b"large%d" % n) == b"%d" % n * 2_000_000
+        assert dict(reader) == dict(snapshot) and reader.check() == []
+    with mmstore.open(path) as writer:
+        writer[b"k"] = b"last"
+    assert path.stat().st_size < size // 2
