@@ -52,7 +52,7 @@ _NAP = 0.05  # seconds between looks where there is no futex, and at most with o
 
 
 def open(
-    path: str | os.PathLike[str],
+    path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
     flag: str = "c",
     *,
     durability: str = "full",
@@ -82,7 +82,7 @@ def open(
         )
     if not isinstance(timeout, Real) or not timeout >= 0:
         raise ValueError(f"expected a timeout of 0 seconds or more, found {timeout!r}")
-    memory = os.fspath(path) == MEMORY
+    memory = os.fsdecode(path) == MEMORY
     options = Options(writable=flag != "r", durability=durability, timeout=timeout, in_memory=memory)
     if memory:
         if flag in ("r", "w"):

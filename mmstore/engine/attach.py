@@ -205,14 +205,15 @@ def detach(session: Session) -> None:
         if session.store.backend.writable:
             leave(session)
     finally:
-        session.left = True
-        session.drop_log()
-        session.pins.give_up_slot()
-        if session.pins.alive:
-            session.pins.let_go()
-            session.store.mapped.close()
-        else:
-            session.store.close()
+        with session.checkpointing:  # a late one in the background must not go on in a live page that is others'
+            session.left = True
+            session.drop_log()
+            session.pins.give_up_slot()
+            if session.pins.alive:
+                session.pins.let_go()
+                session.store.mapped.close()
+            else:
+                session.store.close()
 
 
 def leave(session: Session) -> None:
@@ -272,6 +273,6 @@ def require_writable(session: Session) -> None:
         raise ReadOnlyError(f'{session.path} was opened with flag "r"; open it with "w" or "c" to write')
 
 
-def absolute(path: str | os.PathLike[str]) -> str:
+def absolute(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> str:
     """The path by which handles, logs and pickles name a store."""
-    return os.path.realpath(os.fspath(path))
+    return os.path.realpath(os.fsdecode(path))
