@@ -297,7 +297,7 @@ class Database(Keyspace):
             return list(check(self.session, snapshot.state))
 
     def readers(self) -> list[ReaderInfo]:
-        """The processes that pin something, and what; but for those that may not write the file, whose pins are locks."""
+        """The processes that pin something, and what; handles on a file that they may not write pin unseen."""
         session = self.session
         session.pins.drain()
         return readers(session.live, session.locks, session.pins.slot)
