@@ -63,10 +63,11 @@ def put(store: str, key: str, value: str | None, source: BinaryIO | None, keyspa
     """Set KEY to VALUE in one durable commit; the store is made if missing."""
     if (value is None) == (source is None):
         raise click.UsageError("give either a VALUE or --file")
+    name = _bytes(key, as_hex)
     data = source.read() if source is not None else _bytes(value or "", as_hex)
     with opened(store, "c") as database:
         mapping = database.keyspace(keyspace) if keyspace else database
-        mapping[_bytes(key, as_hex)] = data
+        mapping[name] = data
 
 
 def _bytes(text: str, as_hex: bool) -> bytes:
@@ -98,6 +99,13 @@ def ls(store: str, name: str | None, limit: int) -> None:
                 deleted = len(table) - table.live_rows
                 size = f"{table.live_rows:,} rows" + (f", {deleted:,} deleted" if deleted else "")
                 grid.add_row(known, "table", size, ", ".join(table.schema.names))
+            for known in snapshot.arrays():
+                array = snapshot.array(known)
+                grid.add_row(known, "array", " x ".join(f"{n:,}" for n in array.shape), str(array.dtype))
+        elif name in snapshot.arrays():
+            array = snapshot.array(name)
+            grid = Grid("array", "type", "shape", box=None, pad_edge=False)
+            grid.add_row(name, str(array.dtype), " x ".join(f"{n:,}" for n in array.shape))
         elif name in snapshot.tables():
             schema = snapshot.table(name).schema
             grid = Grid("column", "type", "bytes a row", box=None, pad_edge=False)

@@ -8,6 +8,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable
+from numbers import Real
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,7 @@ _NAP = 0.05  # seconds between looks where there is no futex, and at most with o
 
 
 def open(
-    path: str | os.PathLike[str],
+    path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
     flag: str = "c",
     *,
     durability: str = "full",
@@ -79,7 +80,9 @@ def open(
             f"expected a page_size that is a power of two from {fmt.MIN_PAGE_SIZE} to {fmt.MAX_PAGE_SIZE}, "
             f"found {page_size}"
         )
-    memory = os.fspath(path) == MEMORY
+    if not isinstance(timeout, Real) or not timeout >= 0:
+        raise ValueError(f"expected a timeout of 0 seconds or more, found {timeout!r}")
+    memory = os.fsdecode(path) == MEMORY
     options = Options(writable=flag != "r", durability=durability, timeout=timeout, in_memory=memory)
     if memory:
         if flag in ("r", "w"):
@@ -294,7 +297,7 @@ class Database(Keyspace):
             return list(check(self.session, snapshot.state))
 
     def readers(self) -> list[ReaderInfo]:
-        """The processes that pin something, and what."""
+        """The processes that pin something, and what; handles on a file that they may not write pin unseen."""
         session = self.session
         session.pins.drain()
         return readers(session.live, session.locks, session.pins.slot)
@@ -374,9 +377,8 @@ class Database(Keyspace):
 
     def disown(self) -> None:
         """In a forked child that got no descriptor: the handle is closed here."""
-        session, self._session = self.session, None
+        self._session = None
         self.reader.close()
-        session.store.backend.close()
 
     # --- pickling -----------------------------------------------------------------------------------
 

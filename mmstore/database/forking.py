@@ -2,7 +2,7 @@
 
 OFD locks belong to the open file, which a child shares with its parent; so the child must neither use nor
 unlock the parent's descriptors, and close them at once.  Before a fork each handle opens the file a second
-time, takes LIVE and, if pins are alive, a slot with a copy of them; the child adopts that descriptor, the
+time, takes LIVE if it has it and, if pins are alive, a slot with a copy of them; the child adopts that descriptor, the
 parent closes its copy.  Between the two, whoever is killed, the pins hold.
 """
 
@@ -21,6 +21,7 @@ from mmstore.disk.locks import FileLocks
 from mmstore.disk.memory import MemoryFilesystem
 from mmstore.engine import attach
 from mmstore.engine.session import Options, Session
+from mmstore.errors import Error
 from mmstore.pages.pins import Pins
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["reduce_memory", "register", "unregister"]
 
-_handles: weakref.WeakSet[Database] = weakref.WeakSet()
+_handles: weakref.WeakKeyDictionary[Database, weakref.ref[Session]] = weakref.WeakKeyDictionary()
 _guard = threading.RLock()
 _twins: list[tuple[Database, Backend, Pins]] = []
 
@@ -36,23 +37,43 @@ _twins: list[tuple[Database, Backend, Pins]] = []
 def register(database: Database) -> None:
     """``database`` is open: it follows its process through forks, and is closed when the interpreter ends."""
     with _guard:
-        _handles.add(database)
+        _handles[database] = weakref.ref(database.session)
 
 
 def unregister(database: Database) -> None:
     with _guard:
-        _handles.discard(database)
+        _handles.pop(database, None)
 
 
 def _before() -> None:
     _guard.acquire()
     _twins.clear()
+    failed: Exception | None = None
     for database in list(_handles):
-        session = database.session
-        backend = session.store.backend.reopen()
+        session = database._session
+        if session is None:  # another thread is closing it
+            continue
+        try:
+            _twins.append((database, *_twin(session)))
+        except (OSError, ValueError, Error) as error:  # the other handles go on in the child
+            failed = error
+    if failed is not None:
+        raise failed  # reported by Python, which forks all the same
+
+
+def _twin(session: Session) -> tuple[Backend, Pins]:
+    """A second descriptor with the locks that the handle has, and a copy of its pins."""
+    backend = session.store.backend.reopen()
+    try:
         locks = FileLocks(backend)
-        locks.try_shared(fmt.LOCK_LIVE)
-        _twins.append((database, backend, session.pins.copy_to(locks)))
+        if not session.store.private:  # private memory doesn't go by the live page, and must not vouch for it
+            locks.try_shared(fmt.LOCK_LIVE)
+        if not backend.writable:
+            locks.try_shared(fmt.LOCK_READERS)
+        return backend, session.pins.copy_to(locks)
+    except BaseException:
+        backend.close()
+        raise
 
 
 def _after_in_parent() -> None:
@@ -67,11 +88,16 @@ def _after_in_child() -> None:
     _guard = threading.RLock()
     adopted = {database: (backend, pins) for database, backend, pins in _twins}
     _twins.clear()
-    for database in list(_handles):
+    for database, reference in list(_handles.items()):
         if database in adopted:
             database.adopt(*adopted[database])
-        else:  # its second descriptor could not be had: without one the handle can't be used here
+            _handles[database] = weakref.ref(database.session)
+        else:  # its second descriptor could not be had, or it was being closed: it can't be used here
+            del _handles[database]
             database.disown()
+            session = reference()
+            if session is not None and not session.pins.alive:  # else the parent's descriptor holds them here as well
+                session.store.backend.close()
 
 
 def _at_exit() -> None:
@@ -108,11 +134,15 @@ def _adopt_memory(descriptor: Any, options: Options) -> Database:
 
 def inherited_session(old: Session, backend: Backend, pins: Pins) -> Session:
     """The child's session on its own descriptor; the parent's is closed, its mappings stay for views."""
-    locks = FileLocks(backend)
-    session = Session(old.fs, old.path, backend, old.identity, old.options, locks)
+    locks, inherited = FileLocks(backend), old.store.backend
+    session = Session(old.fs, old.path, backend, old.identity, old.options, locks, private=old.store.private)
+    if old.store.private:  # what was recovered is in this memory only
+        session.store.mapped.close()
+        session.store, session.live = old.store, old.live
+        session.store.adopt(backend)
     old.pins.adopt(pins, session.live, locks, session.published, backend)
     session.pins.disown()
     session.pins = old.pins
-    old.store.backend.close()
+    inherited.close()
     old.drop_log()
     return session

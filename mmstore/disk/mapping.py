@@ -24,6 +24,7 @@ callback that may only append to a deque.
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import threading
 from collections import deque
@@ -244,6 +245,14 @@ BUDGET: Final = 32_000  # mappings that sequences may take; the system allows a 
 _taken = 0
 _returned: deque[int] = deque()  # by finalizers, which take no lock
 _budget_lock = threading.Lock()
+
+
+def _forked() -> None:
+    global _budget_lock
+    _budget_lock = threading.Lock()  # another thread may have held it when the process forked
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def _take(n: int) -> bool:

@@ -1,8 +1,8 @@
 """Attaching to a store, making one, and leaving it.
 
-GATE lets one process at a time attach, recover or leave.  LIVE is held shared by every handle; whoever gets
-it exclusively under GATE is alone, so the live page is stale: a newcomer rebuilds it (after recovery, unless
-the store was closed cleanly), and a leaver closes the store cleanly, which leaves one file.
+GATE lets one process at a time attach, recover or leave.  LIVE is held shared by every handle that goes by the
+live page; whoever gets it exclusively under GATE is alone, so the live page is stale: a newcomer rebuilds it
+(after recovery, unless the store was closed cleanly), and a leaver closes the store cleanly, which leaves one file.
 
 A store is made complete under a temporary name and then linked to its own, so a crash leaves a whole store
 or none; its directory entry is synced before anyone can commit to it.
@@ -113,13 +113,16 @@ def attach_under_gate(fs: Filesystem, path: str, backend: Backend, locks: FileLo
 def attach_without_writing(fs: Filesystem, path: str, backend: Backend, locks: FileLocks, options: Options) -> Session:
     """Attach to a file that may only be read; the caller holds GATE shared, which is released here.
 
-    Where others are attached, their live page tells the newest root, and pins are shared lock bytes.  Alone,
+    Where others are attached, their live page tells the newest root, and pins are shared lock bytes.  LIVE is held
+    then, too: a recovery would write over pages of roots that only the live page and this handle's pins know.  Alone,
     the durable state is pinned and, if need be, recovered, in private memory: it is what this handle shows
     from then on, whatever others do to the file later.
     """
     identity = read_identity(backend, path)
     locks.try_shared(fmt.LOCK_READERS)
     alone = not locks.held_by_other(fmt.LOCK_LIVE)
+    if not alone:
+        locks.try_shared(fmt.LOCK_LIVE)
     session = Session(fs, path, backend, identity, options, locks, private=alone)
     if alone:
         _, header = newest_header(read_headers(session.pread, identity.uuid), path)
@@ -202,14 +205,15 @@ def detach(session: Session) -> None:
         if session.store.backend.writable:
             leave(session)
     finally:
-        session.left = True
-        session.drop_log()
-        session.pins.give_up_slot()
-        if session.pins.alive:
-            session.pins.let_go()
-            session.store.mapped.close()
-        else:
-            session.store.close()
+        with session.checkpointing:  # a late one in the background must not go on in a live page that is others'
+            session.left = True
+            session.drop_log()
+            session.pins.give_up_slot()
+            if session.pins.alive:
+                session.pins.let_go()
+                session.store.mapped.close()
+            else:
+                session.store.close()
 
 
 def leave(session: Session) -> None:
@@ -219,9 +223,11 @@ def leave(session: Session) -> None:
         if session.locks.try_exclusive(fmt.LOCK_LIVE):
             if not session.options.in_memory and not session.live.get("poison"):
                 close_cleanly(session)
-            if session.pins.alive:
-                session.locks.try_shared(fmt.LOCK_LIVE)
     finally:
+        if session.pins.alive:
+            session.locks.try_shared(fmt.LOCK_LIVE)
+        else:  # not by closing the file a moment later: whoever gets GATE first must not find LIVE held
+            session.locks.unlock(fmt.LOCK_LIVE)
         session.locks.unlock(fmt.LOCK_GATE)
 
 
@@ -267,6 +273,6 @@ def require_writable(session: Session) -> None:
         raise ReadOnlyError(f'{session.path} was opened with flag "r"; open it with "w" or "c" to write')
 
 
-def absolute(path: str | os.PathLike[str]) -> str:
+def absolute(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> str:
     """The path by which handles, logs and pickles name a store."""
-    return os.path.realpath(os.fspath(path))
+    return os.path.realpath(os.fsdecode(path))

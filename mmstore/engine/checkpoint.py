@@ -142,13 +142,19 @@ def start_if_due(session: Session, root: Root) -> None:
 
 
 def _unasked(session: Session) -> None:
-    """A checkpoint that nobody waits for."""
+    """A checkpoint that nobody waits for.
+
+    The commit that found it due may have been overtaken by a close: then there is nothing to do, and files may be
+    closed under it at any moment (an OSError, or a ValueError where a descriptor is asked for).
+    """
+    if session.closed:
+        return
     try:
         checkpoint(session)
     except (SyncError, LockTimeout) as error:
         # A SyncError has poisoned the store, so every writer is told; at a LockTimeout another process is making one.
         session.background_error = error
-    except (OSError, Error) as error:
+    except (OSError, ValueError, Error) as error:
         if not session.closed:
             raise
         session.background_error = error

@@ -24,6 +24,7 @@ import mmstore
 import workers
 from children import Forked, environment, in_fork
 from mmstore.database.database import Database
+from mmstore.disk import mapping
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork"),
@@ -308,8 +309,9 @@ def test_many_children_at_once(db: Database) -> None:
     snapshot.close()
 
 
-def test_the_child_goes_on_when_its_parent_is_killed(tmp_path: Path) -> None:
-    """With a view and a snapshot, and the parent inside a transaction."""
+@pytest.mark.parametrize("both", [True, False])
+def test_the_child_goes_on_when_its_parent_is_killed(tmp_path: Path, both: bool) -> None:
+    """With a view and a snapshot, or the view alone, and the parent inside a transaction."""
     path, report = tmp_path / "data.mms", tmp_path / "report"
     script = f"""
 import os, signal, sys, time, traceback
@@ -317,6 +319,8 @@ import mmstore
 db = mmstore.open({str(path)!r}, timeout=10)
 db[b"large"] = b"x" * 200_000
 snapshot, view = db.snapshot(), db.view(b"large")
+if not {both}:
+    snapshot.close()
 txn = db.transaction()
 txn[b"lost"] = b"1"
 parent = os.getpid()
@@ -328,7 +332,8 @@ try:
         time.sleep(0.001)
     for n in range(100):
         db[b"large"] = bytes([n]) * 200_000
-    assert view == b"x" * 200_000 == snapshot[b"large"] and b"lost" not in db
+    assert view == b"x" * 200_000 and b"lost" not in db
+    assert not {both} or snapshot[b"large"] == view
     assert db.check() == []
     del view
     snapshot.close()
@@ -487,6 +492,47 @@ def test_a_fork_in_another_thread_while_this_one_has_a_transaction(db: Database)
         thread.start()
         thread.join(30)
     assert db[b"mine"] == b"1"
+
+
+def test_a_fork_while_another_handle_is_being_closed(db: Database, tmp_path: Path) -> None:
+    others = [mmstore.open(tmp_path / f"{n}.mms") for n in range(4)]
+    closing, entered, go = mmstore.open(tmp_path / "closing.mms"), threading.Event(), threading.Event()
+    closing[b"k"] = b"v"
+    more = [mmstore.open(tmp_path / f"{n}.mms") for n in range(4, 8)]
+    true = closing.writer.finish
+
+    def slowly() -> None:
+        entered.set()
+        go.wait(60)
+        true()
+
+    closing.writer.finish = slowly  # type: ignore[method-assign]
+    thread = threading.Thread(target=closing.close)
+    thread.start()
+    entered.wait(60)
+
+    def in_child() -> None:
+        for handle in (*others, *more):
+            handle[b"child"] = b"v"
+
+    in_fork(in_child)
+    go.set()
+    thread.join(60)
+    with mmstore.open(tmp_path / "closing.mms", timeout=1) as again:
+        assert again[b"k"] == b"v"
+    for handle in (*others, *more):
+        assert handle[b"child"] == b"v"
+        handle.close()
+
+
+def test_a_fork_while_another_thread_maps_a_column(db: Database) -> None:
+    def in_child() -> None:
+        signal.alarm(60)  # rather than wait for ever
+        assert db.table("numbers")["n"].sum() == sum(range(10_000))
+
+    with mapping._budget_lock:
+        child = Forked(in_child)
+    child.join()
 
 
 def test_a_child_of_a_waiter(db: Database) -> None:

@@ -46,6 +46,8 @@ def test_put_and_get(store: str, tmp_path: Path) -> None:
     assert run("put", store, "zz", "0b", "--hex").exit_code == 2
     with mmstore.open(store, "r") as db:
         assert (db[b"b"], db[b"c"], db.keyspace("hex")[b"\n"]) == (b"2", b"from a pipe", b"\x0b")
+    assert run("put", str(tmp_path / "none.mms"), "zz", "0b", "--hex").exit_code == 2
+    assert not (tmp_path / "none.mms").exists()
     assert run("put", str(tmp_path / "new.mms"), "a", "b").exit_code == 0
     assert run("get", str(tmp_path / "new.mms"), "a").stdout == "b"
 
@@ -60,6 +62,11 @@ def test_ls(store: str) -> None:
     assert "1 rows, 1 deleted" in run("ls", store).stdout
     out = run("ls", store, "keyed").stdout
     assert "int64, key" in out and "varies" in out
+    with mmstore.open(store) as db:
+        db.create_array("emb", "f4", (1200, 3))
+    out = run("ls", store).stdout
+    assert "array" in out and "1,200 x 3" in out and "float32" in out
+    assert "1,200 x 3" in run("ls", store, "emb").stdout
     assert "b'Ada'" in run("ls", store, "users").stdout
     assert run("ls", store, "-", "-n", "1").stdout.count("\n") == 2
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import pickle
 import threading
 import time
 from collections.abc import Callable, MutableMapping
@@ -15,6 +16,10 @@ import pytest
 import mmstore
 from mmstore import format as fmt
 from mmstore.database.database import Database
+from mmstore.engine import checkpoint
+from mmstore.engine.session import Session
+from mmstore.pages.pins import Pins
+from mmstore.pages.root import Root
 
 # --- a mapping ---------------------------------------------------------------------------------------
 
@@ -276,6 +281,16 @@ def test_wrong_arguments(path: Path, wrong: dict[str, Any], message: str) -> Non
     assert not path.exists()
 
 
+@pytest.mark.parametrize("timeout", [None, "5", -1, float("nan"), []])
+def test_a_wrong_timeout_replaces_no_store(path: Path, timeout: Any) -> None:
+    with mmstore.open(path) as db:
+        db[b"k"] = b"v"
+    with pytest.raises(ValueError, match="expected a timeout"):
+        mmstore.open(path, "n", timeout=timeout)
+    with mmstore.open(path, timeout=0) as db:
+        assert dict(db) == {b"k": b"v"}
+
+
 @pytest.mark.parametrize("page_size", [4096, 8192, 16384, 32768, 65536])
 def test_the_page_size_is_the_files(path: Path, page_size: int) -> None:
     with mmstore.open(path, page_size=page_size) as db:
@@ -398,6 +413,16 @@ def test_a_link_is_the_file_it_leads_to(tmp_path: Path) -> None:
             assert db[b"l"] == b"w"
             assert sorted(os.listdir(folder)) == ["data.mms", "data.mms-wal"]
     assert os.listdir(folder) == ["data.mms"] and sorted(os.listdir(tmp_path)) == ["link.mms", "there"]
+
+
+@pytest.mark.parametrize("name", [b"data.mms", b"caf\xe9.mms"])
+def test_paths_of_bytes(path: Path, name: bytes) -> None:
+    whole = os.fsencode(path.parent) + b"/" + name
+    for _ in range(2):
+        with mmstore.open(whole) as db, pickle.loads(pickle.dumps(db)) as twin:
+            db[b"k"] = b"v"
+            assert twin[b"k"] == b"v" and os.fsencode(db.path) == whole
+    assert os.listdir(os.fsencode(path.parent)) == [name]
 
 
 def test_relative_paths_survive_chdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -605,6 +630,24 @@ def test_the_last_of_several_handles_leaves_one_file(path: Path) -> None:
     assert os.listdir(path.parent) == ["data.mms"]
 
 
+def test_who_opens_between_the_last_close_and_the_end_of_its_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    db = mmstore.open(path)
+    db[b"k"] = b"v"
+    found = []
+    true = Pins.give_up_slot
+
+    def interlude(pins: Pins) -> None:  # GATE is free again, the file still open
+        if not found:
+            found.append(b"")
+            with mmstore.open(path) as other:
+                found.append(other[b"k"])
+        true(pins)
+
+    monkeypatch.setattr(Pins, "give_up_slot", interlude)
+    db.close()
+    assert found == [b"", b"v"]
+
+
 def test_threads_that_read_while_it_is_closed_get_closed_error(path: Path) -> None:
     db = mmstore.open(path)
     db.update({b"%d" % n: b"v" * 2000 for n in range(2000)})
@@ -666,6 +709,57 @@ def test_close_lets_commits_end_that_other_threads_have_begun(path: Path, durabi
             twin[b"still"] = b"%d" % turn
         assert twin.check() == []
     assert os.listdir(path.parent) == ["data.mms"]
+
+
+def test_a_checkpoint_that_a_close_overtakes_is_none(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread of its own makes it; an exception there would be a warning, which is an error here."""
+    db, twin = mmstore.open(path, durability="relaxed"), mmstore.open(path)
+    db[b"k"] = b"v"
+    session = db.session
+    true, join = checkpoint.checkpoint, threading.Thread.join
+
+    def overtaken(session: Session, root: Root | None = None) -> None:
+        db.close()
+        true(session, root)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "due", lambda session, root: True)
+        patch.setattr(checkpoint, "checkpoint", overtaken)
+        patch.setattr(threading.Thread, "join", lambda thread, timeout=None: None)  # it closes: it can't await itself
+        checkpoint.start_if_due(session, session.published())
+        assert session.background is not None
+        join(session.background, 60)
+    assert session.left and session.background_error is not None
+    checkpoint._unasked(session)  # and one that begins afterwards
+    assert twin[b"k"] == b"v" and not twin.session.live.get("making") and twin.check() == []
+    twin.close()
+
+
+def test_a_close_waits_for_the_checkpoint_under_way(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for one that it didn't know of: what that stores into the live page would meet others' checkpoints."""
+    db, twin = mmstore.open(path, durability="relaxed"), mmstore.open(path)
+    db[b"k"] = b"v"
+    session, inside, go = db.session, threading.Event(), threading.Event()
+    true = checkpoint.sync_data
+
+    def slow(session: Session) -> None:
+        inside.set()
+        go.wait(60)
+        true(session)
+
+    monkeypatch.setattr(checkpoint, "sync_data", slow)
+    late, closer = threading.Thread(target=checkpoint._unasked, args=(session,)), threading.Thread(target=db.close)
+    late.start()
+    assert inside.wait(60)
+    closer.start()
+    closer.join(0.1)
+    assert closer.is_alive() and not session.left
+    go.set()
+    closer.join(60)
+    late.join(60)
+    assert session.left and session.background_error is None
+    assert session.live.get("durable") == twin.txn_id and not twin.session.live.get("making")
+    twin.close()
 
 
 # --- durability, upkeep ------------------------------------------------------------------------------

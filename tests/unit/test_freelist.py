@@ -440,6 +440,23 @@ def test_what_a_transaction_took_and_gave_back_is_used_again_at_once() -> None:
     world.accounted()
 
 
+@pytest.mark.parametrize("kind", [INDEX, BULK])
+def test_what_a_savepoint_may_want_back_is_not_used_again(kind: int) -> None:
+    """Columns give back at once: what was taken before the savepoint is somebody's again after a rollback."""
+    world = World()
+    freelist = world.list()
+    freelist.load(world.root)
+    freelist.begin(2)
+    first = freelist.alloc(1, kind)
+    mark = freelist.mark()
+    freelist.free(first, 1, 2, kind)
+    others = [freelist.alloc(1, kind) for _ in range(10)]
+    assert first not in others
+    freelist.rollback(mark)
+    assert freelist.alloc(1, kind) in others  # these are nobody's
+    assert first not in [freelist.alloc(1, kind) for _ in range(20)]
+
+
 def test_taken_and_given_back_inside_a_savepoint_is_not_lost_to_a_follower() -> None:
     """The follower still holds the run that the writer has found free, took and gave back."""
     with grace(0):
