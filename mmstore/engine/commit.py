@@ -45,7 +45,7 @@ def begin(session: Session, writer: Writer, timeout: float) -> WriteState:
 
 
 def rollback(writer: Writer, write: WriteState) -> None:
-    """End a transaction without a trace."""
+    """End a transaction without a trace, and not before what it was built on, and may have shown, is durable."""
     try:
         write.abort()
     except BaseException:
@@ -53,6 +53,7 @@ def rollback(writer: Writer, write: WriteState) -> None:
         raise
     finally:
         writer.end(write.right)
+    writer.see_through(write.base.txn)
 
 
 def let_go(writer: Writer, write: WriteState) -> None:
@@ -80,6 +81,7 @@ def commit(session: Session, writer: Writer, write: WriteState) -> int:
             _make_room(session, writer, write)
         else:
             writer.wait_durable(write.base.txn)
+        session.check_poison()
     except BaseException:  # nothing is in the log yet
         session.discard()
         writer.end(write.right)

@@ -208,10 +208,11 @@ class Session:
         log_id = self.live.get("log_id")
         if not log_id:
             return None
-        if self.log is None or self.log.log_id != log_id:
-            self.drop_log()
-            self.log = self.open_log(log_id)
-        return self.log
+        log = self.log
+        if log is None or log.log_id != log_id:
+            # Another thread may be using the one before: it is closed when nobody refers to it any more.
+            log = self.log = self.open_log(log_id)
+        return log
 
     def open_log(self, log_id: int) -> Log:
         """Open log ``log_id`` under either of its names; CorruptError if it isn't there."""

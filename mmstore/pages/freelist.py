@@ -209,7 +209,11 @@ class FreeList(Books):
         count = sum(map(len, self.free_runs)) + sum(map(len, self.held)) + len(self.blocked) + len(given)
         pages = freefile.list_pages(count + 8, page_size)  # taking the run itself may split a few
         deltas = max(pages, _DELTA_MIN // page_size)
-        page = self.alloc(pages + deltas, fmt.FREE_INDEX)
+        try:
+            page = self.alloc(pages + deltas, fmt.FREE_INDEX)
+        except DiskFullError:  # rather soon again than not at all
+            deltas = 1
+            page = self.alloc(pages + deltas, fmt.FREE_INDEX)
         runs = [
             (start, length, 0, 0, kind)
             for kind in (fmt.FREE_INDEX, fmt.FREE_BULK)

@@ -49,22 +49,22 @@ def test_nobody_sees_what_is_not_durable_yet(path: Path, monkeypatch: pytest.Mon
 
 def test_two_threads_open_the_log_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One closes the other's between `current_log()` and the sync: a ValueError out of a sync() or a commit."""
-    true = Session.drop_log
+    true = Session.open_log
     logs: list[Log | None] = []
     with mmstore.open(path) as one, mmstore.open(path) as two:
         one[b"k"] = b"v"  # another handle made the log: `two` has to open it
 
-        def drop(session: Session) -> None:
+        def opening(session: Session, log_id: int) -> Log:
             if session is two.session and not logs:
                 logs.append(None)
                 logs.append(session.current_log())  # the other thread: here is what it goes on with
-            true(session)
+            return true(session, log_id)
 
-        monkeypatch.setattr(Session, "drop_log", drop)
+        monkeypatch.setattr(Session, "open_log", opening)
         two.sync()
-        monkeypatch.setattr(Session, "drop_log", true)
+        monkeypatch.undo()
         log = logs[1]
-        assert log is not None
+        assert log is not None and log is not two.session.log
         two.session.sync(log.sync)
         one[b"k"] = b"w"
 
