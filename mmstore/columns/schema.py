@@ -27,7 +27,7 @@ from mmstore.columns import types
 from mmstore.columns.types import DType, Kind, short
 from mmstore.errors import CorruptError, FormatError, SchemaError
 
-__all__ = ["MAX_COLUMNS", "MAX_ROW_SIZE", "Column", "DType", "Schema"]
+__all__ = ["MAX_COLUMNS", "MAX_ROW_SIZE", "Column", "DType", "Schema", "pairs"]
 
 MAX_ROW_SIZE: Final = (1 << 31) - 1  # numpy's own limit of one element
 MAX_COLUMNS: Final = 65535
@@ -52,12 +52,7 @@ class Column:
         Raises `SchemaError` for a type that can't be held.
         """
         _check_name(name)
-        if hasattr(spec, "__arrow_c_schema__"):
-            from mmstore.columns.arrow_types import kind_of_object
-
-            kind = kind_of_object(name, spec)
-        else:
-            kind = types.resolve(name, spec)
+        kind = types.resolve(name, spec)
         if kind.item_size > MAX_ROW_SIZE:
             raise SchemaError(
                 f"column {name!r}: a row may have at most {MAX_ROW_SIZE:,} bytes, {spec!r} has {kind.item_size:,}; "
@@ -202,19 +197,15 @@ class Schema:
         """The schema described by `spec`.
 
         spec: a Schema; a dict name -> type; a structured dtype; a sequence of (name, type) and (name, type, shape), as
-        numpy has them; or whatever gives an Arrow schema, such as a `pyarrow.Schema`.  key: the name of the column that
-        identifies a row, a tuple of names, or None.
+        numpy has them (Arrow's are the business of `exchange.schemas`).  key: the name of the column that identifies a
+        row, a tuple of names, or None.
 
         Raises `SchemaError` naming a column that can't be held, and the nearest type that can.
         """
         names = (key,) if isinstance(key, str) else None if key is None else tuple(key)
         if isinstance(spec, Schema):
             return spec if key is None else replace(spec, key=names)
-        if hasattr(spec, "__arrow_c_schema__"):
-            from mmstore.columns.arrow_types import schema_columns
-
-            return cls(tuple(schema_columns(spec)), names)
-        return cls(tuple(Column.of(name, kind, id) for id, (name, kind) in enumerate(_pairs(spec))), names)
+        return cls(tuple(Column.of(name, kind, id) for id, (name, kind) in enumerate(pairs(spec))), names)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -312,7 +303,7 @@ def _check_name(name: Any) -> None:
         raise SchemaError(f"a column's name needs 1 to {MAX_NAME} bytes and no NUL, found {short(name)}; rename it")
 
 
-def _pairs(spec: Any) -> Iterator[tuple[Any, Any]]:
+def pairs(spec: Any) -> Iterator[tuple[Any, Any]]:
     """(name, type) for each column of any form that a schema can be given in."""
     if isinstance(spec, Mapping):
         yield from spec.items()

@@ -17,8 +17,8 @@ from mmstore.columns import statistics
 from mmstore.columns.batch import Array
 from mmstore.columns.schema import Schema
 from mmstore.columns.types import BINARY, CATEGORY, FIXED, UTF8, Kind
-from mmstore.columns.view import ColumnView
 from mmstore.database.comparands import NAT, comparable, comparand, is_bytes
+from mmstore.exchange.view import ColumnView
 
 __all__ = ["ALL", "NONE", "SOME", "Predicate", "predicates"]
 

@@ -22,7 +22,7 @@ from mmstore.columns.extents import Source
 from mmstore.columns.reader import Mapped, copied, known
 from mmstore.columns.schema import Column, Schema
 from mmstore.columns.sequence import Sequence
-from mmstore.columns.view import ColumnView
+from mmstore.exchange.view import ColumnView
 
 if TYPE_CHECKING:
     from mmstore.database.database import Database

@@ -20,10 +20,10 @@ from mmstore import format as fmt
 from mmstore.columns import statistics
 from mmstore.columns.batch import Array
 from mmstore.columns.schema import Schema
-from mmstore.columns.view import ColumnView
 from mmstore.database.predicates import NONE, SOME, Predicate
 from mmstore.database.rows import TableState
 from mmstore.database.slices import Rows
+from mmstore.exchange.view import ColumnView
 
 __all__ = ["chosen", "scan"]
 

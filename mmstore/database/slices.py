@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mmstore.columns import arrow_out, cdata
 from mmstore.columns.batch import Array
 from mmstore.columns.schema import Schema
-from mmstore.columns.view import ColumnView
+from mmstore.exchange import arrow_out, cdata
+from mmstore.exchange.view import ColumnView
 
 __all__ = ["Rows"]
 

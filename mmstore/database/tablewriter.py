@@ -12,14 +12,17 @@ from typing import Any, Final
 import numpy as np
 
 from mmstore.columns import batch as batches
-from mmstore.columns import convert, keys
+from mmstore.columns import keys
 from mmstore.columns.batch import Array, Batch
-from mmstore.columns.rows import misfit
 from mmstore.columns.schema import Column, Schema
 from mmstore.database.lookup import row_numbers
 from mmstore.database.rows import Uncommitted
 from mmstore.database.table import TransactionTable
 from mmstore.errors import SchemaError
+from mmstore.exchange import convert
+from mmstore.exchange.rows import misfit
+from mmstore.exchange.schemas import column_of
+from mmstore.exchange.view import ColumnView
 
 __all__ = ["TableWriter"]
 
@@ -205,7 +208,7 @@ class TableWriter(TransactionTable):
         schema = self.schema
         if name in schema:
             raise SchemaError(f"column {name!r} is there already; drop it first, or use another name")
-        column = Column.of(name, dtype, schema.next_id)
+        column = column_of(name, dtype, schema.next_id)
         write.add_column(self._name, column, _fill(column, fill))
 
     def drop_column(self, name: str) -> None:
@@ -269,8 +272,6 @@ def _fill(column: Column, fill: Any) -> Batch:
 
 
 def _shown(column: Column, parts: Any) -> str:
-    from mmstore.columns.view import ColumnView
-
     return f"{column.name}={ColumnView(column, 0, 1, parts).tolist()[0]!r}"
 
 

@@ -14,15 +14,16 @@ from hypothesis import strategies as st
 from columnspace import ColumnFile
 from mmstore import format as fmt
 from mmstore.columns import batch as batches
-from mmstore.columns import bitmap, convert, extents, keys, sequence, state
+from mmstore.columns import bitmap, extents, keys, sequence, state
 from mmstore.columns.schema import Column, Schema
 from mmstore.columns.sequence import EMPTY, Sequence
 from mmstore.columns.state import ColumnState
 from mmstore.columns.types import nullable
 from mmstore.columns.verify import verify
-from mmstore.columns.view import ColumnView
 from mmstore.columns.words import read_words
 from mmstore.errors import CorruptError
+from mmstore.exchange import convert
+from mmstore.exchange.view import ColumnView
 
 TEXTS = ["", "a", "a\0", "ä", "text that is longer than sixteen bytes", "text that is longer than any", "\U0001f600"]
 VALUES: dict[str, Callable[[random.Random], Any]] = {

@@ -12,9 +12,10 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from mmstore.columns import batch, convert
+from mmstore.columns import batch
 from mmstore.columns.schema import Schema
 from mmstore.errors import CorruptError, SchemaError
+from mmstore.exchange import convert
 
 
 def converted(schema: Schema, data: Any) -> tuple[int, list[np.ndarray[Any, Any]]]:

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pytest
 
 import mmstore
-from mmstore.columns.view import ColumnView
 from mmstore.database.database import Database
 from mmstore.database.table import Table
 from mmstore.disk.mapping import mappings_in_use
 from mmstore.errors import ClosedError, ReadOnlyError, SchemaError
+from mmstore.exchange.view import ColumnView
 
 SCHEMA = {
     "i": "i8",

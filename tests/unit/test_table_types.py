@@ -20,10 +20,10 @@ import pyarrow as pa
 import pytest
 
 import mmstore
-from mmstore.columns.view import ColumnView
 from mmstore.database.database import Database
 from mmstore.database.table import Table
 from mmstore.errors import SchemaError
+from mmstore.exchange.view import ColumnView
 
 UTC = datetime.UTC
 D = decimal.Decimal

@@ -13,7 +13,7 @@ import mmstore
 from corruption import PATH, Image, column_of
 from mmstore import format as fmt
 from mmstore.catalog import tables
-from mmstore.columns import bitmap, convert, sequence
+from mmstore.columns import bitmap, sequence
 from mmstore.columns.batch import Batch
 from mmstore.columns.statistics import Statistics
 from mmstore.database.database import Database, open_on
@@ -23,6 +23,7 @@ from mmstore.disk.memory import MemoryFilesystem
 from mmstore.engine.operations import Operation
 from mmstore.engine.session import Options
 from mmstore.errors import CorruptError, DiskFullError, SchemaError, TransactionError
+from mmstore.exchange import convert
 
 nullable = mmstore.nullable
 OPTIONS = Options(durability="full", timeout=2.0, background=False, log_ring=1 << 20)

@@ -13,13 +13,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from mmstore.columns import cdata, types
-from mmstore.columns.cdata import Field
+from mmstore.columns import types
 from mmstore.columns.schema import Column
 from mmstore.columns.types import BINARY, CATEGORY, LIST, UTF8, DType, Kind, cannot, short
 from mmstore.errors import SchemaError
+from mmstore.exchange import cdata
+from mmstore.exchange.cdata import Field
 
-__all__ = ["DTYPE_KEY", "field_of", "item_field", "kind_of", "kind_of_object", "schema_columns"]
+__all__ = ["DTYPE_KEY", "field_of", "item_field", "kind_of", "kind_of_object", "named_kinds"]
 
 DTYPE_KEY: Final = b"mmstore.dtype"
 
@@ -162,13 +163,13 @@ def _kept_dtype(field: Field) -> Kind | None:
     return types.resolve(field.name, (Kind(dtype), tuple(shape)) if shape else Kind(dtype))
 
 
-def schema_columns(spec: Any) -> Iterator[Column]:
-    """The columns of whatever gives an Arrow schema (`__arrow_c_schema__`).  Raises `SchemaError`."""
+def named_kinds(spec: Any) -> Iterator[tuple[str, Kind]]:
+    """(name, type) of the columns of whatever gives an Arrow schema (`__arrow_c_schema__`).  Raises `SchemaError`."""
     field = cdata.import_schema(spec)
     if field.format != "+s":
         raise SchemaError(f"expected the schema of a table, found the Arrow type {short(field.format)}")
-    for id, child in enumerate(field.children):
-        yield Column.of(child.name, kind_of(child), id)
+    for child in field.children:
+        yield child.name, kind_of(child)
 
 
 def kind_of_object(name: str, spec: Any) -> Kind:

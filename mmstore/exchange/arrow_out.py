@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from mmstore.columns import bitmap, cdata
-from mmstore.columns.arrow_types import calendar_format, field_of
+from mmstore.columns import bitmap
+from mmstore.columns.arrays import ColumnArrays
 from mmstore.columns.batch import Array
-from mmstore.columns.cdata import Data, Field
 from mmstore.columns.schema import Column, Schema
 from mmstore.columns.types import CATEGORY, FIXED, LIST, UTF8
-from mmstore.columns.view import ColumnView
 from mmstore.errors import CorruptError
+from mmstore.exchange import cdata
+from mmstore.exchange.arrow_types import calendar_format, field_of
+from mmstore.exchange.cdata import Data, Field
 from mmstore.kernels.strings import check_utf8
 
 __all__ = ["array_capsules", "data_of", "pyarrow", "schema_capsule", "stream", "struct_of", "table_field"]
@@ -41,7 +42,7 @@ def schema_capsule(column: Column) -> Any:
     return cdata.export_schema(field_of(column))
 
 
-def array_capsules(view: ColumnView) -> tuple[Any, Any]:
+def array_capsules(view: ColumnArrays) -> tuple[Any, Any]:
     """A column's rows as two capsules, field and array."""
     return cdata.export_array(field_of(view.column), data_of(view))
 
@@ -51,17 +52,17 @@ def table_field(schema: Schema) -> Field:
     return Field("+s", "", False, tuple(field_of(column) for column in schema))
 
 
-def struct_of(rows: int, views: Sequence[ColumnView]) -> Data:
+def struct_of(rows: int, views: Sequence[ColumnArrays]) -> Data:
     """Rows of several columns as one Arrow struct, which is how a record batch travels."""
     return Data(rows, 0, (None,), tuple(data_of(view) for view in views))
 
 
-def stream(schema: Schema, batches: Iterator[tuple[int, Sequence[ColumnView]]]) -> Any:
+def stream(schema: Schema, batches: Iterator[tuple[int, Sequence[ColumnArrays]]]) -> Any:
     """A capsule of a stream of record batches; each is made when the consumer asks for it."""
     return cdata.export_stream(table_field(schema), (struct_of(rows, views) for rows, views in batches))
 
 
-def data_of(view: ColumnView) -> Data:
+def data_of(view: ColumnArrays) -> Data:
     """The Arrow array of a column's rows.  Raises `CorruptError` where offsets, codes or text are damaged."""
     view.check()
     kind, rows, start = view.kind, len(view), view.start
@@ -89,7 +90,7 @@ def data_of(view: ColumnView) -> Data:
     return Data(rows, nulls, (bits, offsets, view.parts["data"]), offset=start)
 
 
-def _check_text(view: ColumnView, data: Array, offsets: Array) -> None:
+def _check_text(view: ColumnArrays, data: Array, offsets: Array) -> None:
     wrong = check_utf8(data, offsets) if len(offsets) > 1 else -1
     if wrong >= 0:
         raise CorruptError(f"row {view.start + wrong} of column {view.name!r} is no UTF-8; run check()")
@@ -123,7 +124,7 @@ def _fixed(
     return Data(rows, nulls, (bits,), (child,), offset=start)
 
 
-def _converted(view: ColumnView) -> Data:
+def _converted(view: ColumnArrays) -> Data:
     """Values that Arrow has in other bytes, copied."""
     kind, rows = view.kind, len(view)
     values = view.values

@@ -12,14 +12,19 @@ from typing import Any, Final
 
 import numpy as np
 
-from mmstore.columns import arrow_types, bitmap, cdata, convert, rows, types
-from mmstore.columns.batch import Array, Batch, Parts, gather, joined
-from mmstore.columns.cdata import Data, Field
-from mmstore.columns.rows import misfit
+from mmstore.columns import bitmap, types
+from mmstore.columns.batch import Array, Batch, Parts, gather, joined, pick
 from mmstore.columns.schema import Column, Schema
 from mmstore.columns.types import BINARY, CATEGORY, FIXED, LIST, UTF8, Kind
 from mmstore.columns.words import split
 from mmstore.errors import SchemaError
+from mmstore.exchange import arrow_types, cdata
+from mmstore.exchange.cdata import Data, Field
+from mmstore.exchange.decimals import scaled, unscaled
+from mmstore.exchange.rows import fixed, misfit
+from mmstore.exchange.schemas import check_names
+from mmstore.exchange.times import small_times, whole_days
+from mmstore.exchange.values import offered
 from mmstore.kernels.strings import check_codes, check_offsets, check_utf8, copy_views
 
 __all__ = ["batches", "column"]
@@ -39,7 +44,7 @@ def batches(schema: Schema, data: Any) -> Iterator[Batch]:
     names = [child.name for child in field.children]
     if len(set(names)) != len(names):
         raise SchemaError(f"two columns of the data have the same name: {', '.join(names)}")
-    convert.check_names(schema, names)
+    check_names(schema, names)
     places = [(column, names.index(column.name)) for column in schema]
     for piece in pieces:
         if piece.null_count > 0 and piece.buffers and piece.buffers[0] is not None:
@@ -215,7 +220,7 @@ def _fixed(column: Column, source: Kind, array: Array, present: Array | None) ->
         array = array.copy()
         array[~present] = np.zeros((), array.dtype)
     if (source.dtype, source.shape, source.arrow) == (kind.dtype, kind.shape, kind.arrow):
-        return convert.whole_days(column, array if array.flags.c_contiguous else np.ascontiguousarray(array))
+        return whole_days(column, array if array.flags.c_contiguous else np.ascontiguousarray(array))
     if source.dtype.kind == "f" and kind.dtype.kind == "c" and source.shape == (*kind.shape, 2):
         array = array.view(f"c{2 * source.dtype.itemsize}").reshape(-1, *kind.shape)
         source = replace(source, dtype=array.dtype, shape=kind.shape)
@@ -234,22 +239,20 @@ def _fixed(column: Column, source: Kind, array: Array, present: Array | None) ->
     if source.arrow in types.EPOCH_OF:
         array = array.astype("<i8").view(types.EPOCH_OF[source.arrow])
     if kind.arrow in types.EPOCH_OF:
-        return convert.whole_days(column, convert.small_times(column, array))
-    return convert.whole_days(column, rows.fixed(column, array))
+        return whole_days(column, small_times(column, array))
+    return whole_days(column, fixed(column, array))
 
 
 def _to_decimal(column: Column, source: Kind, array: Array) -> Array:
     """Numbers of another scale or width, and integers, as decimals of the column's."""
-    from mmstore.columns.view import decimals
-
     if source.arrow.startswith("d:"):
         same = types.decimal_of(source.arrow)[1:] == types.decimal_of(column.kind.arrow)[1:]
         if same and types.decimal_of(source.arrow)[0] <= types.decimal_of(column.kind.arrow)[0]:
             return array
-        numbers = np.fromiter(decimals(source, array), object, array.size)
-        return convert.decimals(column, numbers.reshape(array.shape))
+        numbers = np.fromiter(unscaled(source, array), object, array.size)
+        return scaled(column, numbers.reshape(array.shape))
     if source.dtype.kind in "iu":
-        return convert.decimals(column, array.tolist())
+        return scaled(column, array.tolist())
     raise misfit(column, f"found {source}; cast it to a decimal first")
 
 
@@ -318,7 +321,7 @@ def _from_text(column: Column, field: Field, data: Data, start: int, n: int, pre
         zero = "" if field.format in _STRINGS else bytes(kind.dtype.itemsize if kind.dtype.kind == "V" else 0)
         listed = [value if there else zero for value, there in zip(listed, present.tolist(), strict=True)]
     plain = Column(column.name, replace(kind, nullable=False))
-    return convert.column_parts(plain, listed)[1]
+    return offered(plain, listed)[1]
 
 
 def _from_dictionary(column: Column, field: Field, data: Data, start: int, n: int, present: Array | None) -> Parts:
@@ -345,8 +348,6 @@ def _from_dictionary(column: Column, field: Field, data: Data, start: int, n: in
     decoded = parts_of(plain, field.dictionary, words, 0, words.length)
     if not words.length:
         return _nothing(column.kind, n)
-    from mmstore.columns.batch import pick
-
     return _without_text(pick(column.kind, decoded, codes.astype(np.int64)), column.kind, present)
 
 
