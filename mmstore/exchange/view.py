@@ -7,6 +7,7 @@ demand: `to_numpy`, `to_masked`, `to_arrow`, an index for one value.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -14,9 +15,12 @@ import numpy as np
 from mmstore.columns import types
 from mmstore.columns.arrays import ColumnArrays
 from mmstore.columns.batch import Array
+from mmstore.columns.bitmap import pack
 from mmstore.columns.types import BINARY, CATEGORY, FIXED, LIST, UTF8
 from mmstore.errors import CorruptError
 from mmstore.exchange import arrow_out
+from mmstore.exchange.compare import compared, each_compared
+from mmstore.exchange.convert import column_parts
 from mmstore.exchange.decimals import unscaled
 
 __all__ = ["ColumnView"]
@@ -163,6 +167,54 @@ class ColumnView(ColumnArrays):
     def __repr__(self) -> str:
         some = ", ".join(map(repr, self[:5].tolist()))
         return f"<mmstore column {self.name!r}: {len(self):,} x {self.kind} [{some}{', ...' if len(self) > 5 else ''}]>"
+
+    # --- comparisons --------------------------------------------------------------------------------
+
+    def __eq__(self, other: object) -> Array:  # type: ignore[override]
+        """Which rows equal a value, or each its own of a sequence, as booleans; so for all six operators.
+
+        A missing row compares False with everything, also by `!=`; NaN and NaT fulfil only `!=`.  Values are compared
+        exactly, as a scan does it.
+
+        Raises `SchemaError` for a value that does not compare with the column's, None among them, and ValueError for a
+        sequence of another length.
+        """
+        return self._compared("==", other)
+
+    def __ne__(self, other: object) -> Array:  # type: ignore[override]
+        return self._compared("!=", other)
+
+    def __lt__(self, other: object) -> Array:
+        return self._compared("<", other)
+
+    def __le__(self, other: object) -> Array:
+        return self._compared("<=", other)
+
+    def __gt__(self, other: object) -> Array:
+        return self._compared(">", other)
+
+    def __ge__(self, other: object) -> Array:
+        return self._compared(">=", other)
+
+    __hash__ = None  # type: ignore[assignment]  # as of numpy's arrays: equality is no yes or no
+
+    def _compared(self, sign: str, other: Any) -> Array:
+        if isinstance(other, np.ndarray) and not other.ndim:
+            other = other[()]
+        several = hasattr(other, "__len__") or hasattr(other, "__array__")
+        if not several or isinstance(other, str | bytes | np.generic):
+            return compared(self, sign, other)
+        column = replace(self.column, kind=replace(self.kind, nullable=True))
+        n, parts = column_parts(column, other)
+        if n != len(self):
+            raise ValueError(f"column {self.name!r} has {len(self):,} rows, it can't be compared with {n:,} values")
+        if "validity" in parts:
+            parts = {**parts, "validity": pack(parts["validity"])}
+        others = ColumnView(column, 0, n, parts)
+        if self.kind.layout == FIXED:
+            return each_compared(self, sign, self.values, others, others.values)
+        mine, theirs = (np.fromiter(view.tolist(), object, n) for view in (self, others))
+        return each_compared(self, sign, mine, others, theirs)
 
     # --- Arrow --------------------------------------------------------------------------------------
 
