@@ -49,6 +49,8 @@ class ColumnArrays:
         self.start = start
         self.stop = stop
         self.parts = parts
+        self.nat_blocks: Array | None = None
+        """Which of the column's blocks of rows may have NaT, by its statistics; None: nobody asked them."""
         self._checked = checked
         self._known = Known() if known is None else known
 
@@ -172,7 +174,9 @@ class ColumnArrays:
     def cut(self, start: int, stop: int) -> Self:
         """The rows [start, stop) of these, over the same arrays."""
         low = self.start + start
-        return type(self)(self.column, low, self.start + max(start, stop), self.parts, self._checked, self._known)
+        found = type(self)(self.column, low, self.start + max(start, stop), self.parts, self._checked, self._known)
+        found.nat_blocks = self.nat_blocks
+        return found
 
     def take(self, rows: Array) -> Self:
         """A copy of rows given by their numbers (integers in [0, len)) or a mask (booleans)."""

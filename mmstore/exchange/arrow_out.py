@@ -2,7 +2,7 @@
 
 Arrow's C data interface (`cdata`) takes whole arrays and an offset, so a slice costs nothing and nothing is copied:
 an exported array's addresses lie inside the mapping of the file.  Copied are only booleans (Arrow packs them), U text,
-and times of units that Arrow lacks.
+and times of units that Arrow lacks.  NaT becomes null: the bitmap is made, the values stay where they are.
 
 A consumer in C trusts what it is given, so offsets, codes and UTF-8 are checked before they leave (I6).
 """
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mmstore import format as fmt
 from mmstore.columns import bitmap
 from mmstore.columns.arrays import ColumnArrays
 from mmstore.columns.batch import Array
@@ -23,6 +24,8 @@ from mmstore.errors import CorruptError
 from mmstore.exchange import cdata
 from mmstore.exchange.arrow_types import calendar_format, field_of
 from mmstore.exchange.cdata import Data, Field
+from mmstore.exchange.times import NAT, has_nat
+from mmstore.kernels.extremes import extremes
 from mmstore.kernels.strings import check_utf8
 
 __all__ = ["array_capsules", "data_of", "pyarrow", "schema_capsule", "stream", "struct_of", "table_field"]
@@ -71,9 +74,10 @@ def data_of(view: ColumnArrays) -> Data:
     bits = view.parts.get("validity")
     nulls = 0 if bits is None else -1
     if kind.layout == FIXED:
-        if _as_is(kind.dtype, kind.arrow):
+        there = _without_nat(view, view.values)
+        if there is None and _as_is(kind.dtype, kind.arrow):
             return _fixed(view.parts["values"], kind.shape, kind.dtype, rows, nulls, bits, start)
-        return _converted(view)
+        return _converted(view, there)
     if kind.layout == CATEGORY:
         offsets = view.parts["word_offsets"]
         offsets = offsets if len(offsets) else np.zeros(1, "<i8")
@@ -82,12 +86,43 @@ def data_of(view: ColumnArrays) -> Data:
         return Data(rows, nulls, (bits, view.parts["values"]), dictionary=dictionary, offset=start)
     offsets = view.parts["offsets"]
     if kind.layout == LIST:
-        values = view.parts["values"]
-        child = _fixed(values, (), kind.dtype, len(values), 0, None, 0)
-        return Data(rows, nulls, (bits, offsets), (child,), offset=start)
+        return _list(view)
     if kind.layout == UTF8:
         view.check_text()
     return Data(rows, nulls, (bits, offsets, view.parts["data"]), offset=start)
+
+
+def _list(view: ColumnArrays) -> Data:
+    """Lists over the column's own offsets and elements, or over copies of these rows' where Arrow has other bytes."""
+    kind, rows, offsets, values = view.kind, len(view), view.offsets, view.parts["values"]
+    low, high = int(offsets[0]), int(offsets[-1])
+    there = _without_nat(view, values[low:high])
+    bits = view.parts.get("validity")
+    if there is None and _as_is(kind.dtype, kind.arrow):
+        child = _fixed(values, (), kind.dtype, len(values), 0, None, 0)
+        return Data(rows, 0 if bits is None else -1, (bits, view.parts["offsets"]), (child,), offset=view.start)
+    bits = None if bits is None else bitmap.pack(view.is_valid)
+    child = _elements(view, values[low:high], there)
+    return Data(rows, view.null_count, (bits, offsets - low), (child,))
+
+
+def _without_nat(view: ColumnArrays, values: Array) -> Array | None:
+    """Which of a view's values, flat, aren't NaT, which Arrow has no number for; None if none is, as mostly.
+
+    Blocks of rows whose statistics know of no NaT aren't looked at; where no statistics were given (`view.nat_blocks`)
+    the values are read through, at some 20 GB/s.
+    """
+    if not has_nat(view.kind) or not len(view):
+        return None
+    if view.nat_blocks is not None:
+        first, last = view.start // fmt.BLOCK_ROWS, -(-view.stop // fmt.BLOCK_ROWS)
+        if not view.nat_blocks[first:last].any():
+            return None
+    numbers = values.reshape(-1).view("<i8")
+    if extremes(numbers)[0] != NAT:  # no number is smaller
+        return None
+    there: Array = numbers != NAT
+    return there
 
 
 def _check_text(view: ColumnArrays, data: Array, offsets: Array) -> None:
@@ -124,30 +159,37 @@ def _fixed(
     return Data(rows, nulls, (bits,), (child,), offset=start)
 
 
-def _converted(view: ColumnArrays) -> Data:
-    """Values that Arrow has in other bytes, copied."""
+def _converted(view: ColumnArrays, there: Array | None) -> Data:
+    """Values of a fixed width that Arrow has in other bytes, copied, or of which some are NaT."""
     kind, rows = view.kind, len(view)
-    values = view.values
-    bits = None if view.parts.get("validity") is None else bitmap.pack(view.is_valid)
-    nulls = 0 if bits is None else -1
-    flat = values.reshape(-1)
-    if kind.dtype.kind == "b":
-        child = Data(len(flat), 0, (None, bitmap.pack(flat)))
-    elif kind.dtype.kind == "U":
-        texts = [text.encode("utf-8", "surrogatepass") for text in flat.tolist()]
-        offsets = np.cumsum([0, *map(len, texts)], dtype="<i8")
-        data = np.frombuffer(b"".join(texts), np.uint8)
-        _check_text(view, data, offsets)
-        child = Data(len(flat), 0, (None, offsets, data))
-    else:
-        child = Data(len(flat), 0, (None, _calendar(flat)))
+    flat = view.values.reshape(-1)
+    valid = None if view.parts.get("validity") is None else view.is_valid
     if not kind.shape:
-        return Data(rows, nulls, (bits, *child.buffers[1:]))
+        child = _elements(view, flat, there if valid is None else valid if there is None else there & valid)
+        return child
+    child = _elements(view, flat, there)
     size = len(flat)
     for n in reversed(kind.shape[1:]):
         size //= n
         child = Data(size, 0, (None,), (child,))
-    return Data(rows, nulls, (bits,), (child,))
+    return Data(rows, view.null_count, (None if valid is None else bitmap.pack(valid),), (child,))
+
+
+def _elements(view: ColumnArrays, flat: Array, there: Array | None) -> Data:
+    """Values, one behind the other, as Arrow has them; those that aren't there (booleans) are null."""
+    n = len(flat)
+    nulls = 0 if there is None else n - int(np.count_nonzero(there))
+    bits = bitmap.pack(there) if nulls and there is not None else None
+    dtype = view.kind.dtype
+    if dtype.kind == "b":
+        return Data(n, nulls, (bits, bitmap.pack(flat)))
+    if dtype.kind == "U":
+        texts = [text.encode("utf-8", "surrogatepass") for text in flat.tolist()]
+        offsets = np.cumsum([0, *map(len, texts)], dtype="<i8")
+        data = np.frombuffer(b"".join(texts), np.uint8)
+        _check_text(view, data, offsets)
+        return Data(n, nulls, (bits, offsets, data))
+    return Data(n, nulls, (bits, flat.view(np.uint8) if _as_is(dtype, view.kind.arrow) else _calendar(flat)))
 
 
 def _calendar(values: Array) -> Array:

@@ -21,9 +21,8 @@ from mmstore.columns.batch import Array
 from mmstore.columns.types import BINARY, CATEGORY, LIST, UTF8, Kind
 from mmstore.errors import SchemaError
 
-__all__ = ["NAT", "comparand", "comparable", "is_bytes"]
+__all__ = ["comparand", "comparable", "is_bytes"]
 
-NAT: Final = np.iinfo("i8").min
 _ATTOSECONDS: Final = {
     unit: 10**18 * seconds for unit, seconds in {"W": 604800, "D": 86400, "h": 3600, "m": 60, "s": 1}.items()
 } | {"ms": 10**15, "us": 10**12, "ns": 10**9, "ps": 10**6, "fs": 1000, "as": 1}

@@ -16,7 +16,8 @@ from mmstore.columns.arrays import ColumnArrays
 from mmstore.columns.batch import Array
 from mmstore.columns.types import BINARY, CATEGORY, FIXED, UTF8
 from mmstore.errors import SchemaError
-from mmstore.exchange.comparands import NAT, comparable, comparand
+from mmstore.exchange.comparands import comparable, comparand
+from mmstore.exchange.times import NAT
 from mmstore.format import BLOCK_ROWS
 
 __all__ = ["COMPARE", "bools", "compared", "each_compared", "matching", "words_matching"]

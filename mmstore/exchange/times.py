@@ -14,9 +14,16 @@ from mmstore.columns.types import Kind
 from mmstore.exchange import rows
 from mmstore.exchange.rows import misfit
 
-__all__ = ["in_utc", "since_midnight", "small_times", "whole_days"]
+__all__ = ["NAT", "has_nat", "in_utc", "since_midnight", "small_times", "whole_days"]
 
+NAT: Final = np.iinfo("i8").min
+"""The number that numpy has for what is no time."""
 _DAY: Final = {"tdm": 86_400_000, "tts": 86_400, "ttm": 86_400_000, "ttu": 86_400_000_000, "ttn": 86_400_000_000_000}
+
+
+def has_nat(kind: Kind) -> bool:
+    """Whether values may be NaT: points of time and durations, but neither dates in 4 bytes nor times of a day."""
+    return kind.dtype.kind in "mM" and kind.arrow not in _DAY
 
 
 def whole_days(column: Column, values: Array) -> Array:
