@@ -156,7 +156,7 @@ def _stored_kind(value: dict[str, Any]) -> Kind:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """The columns of a table, in order."""
+    """The columns of a table, or a selection of them, in order."""
 
     columns: tuple[Column, ...]
     key: tuple[str, ...] | None = None
@@ -168,7 +168,7 @@ class Schema:
         for position, column in enumerate(self.columns):
             if self._positions.setdefault(column.name, position) != position:
                 raise SchemaError(f"column {column.name!r} is there twice; give each column a name of its own")
-        if not 1 <= len(self.columns) <= MAX_COLUMNS:
+        if len(self.columns) > MAX_COLUMNS:
             raise SchemaError(f"expected 1 to {MAX_COLUMNS:,} columns, found {len(self.columns):,}")
         if len({column.id for column in self.columns}) != len(self.columns):
             raise SchemaError("two columns have the same id")
@@ -204,8 +204,14 @@ class Schema:
         """
         names = (key,) if isinstance(key, str) else None if key is None else tuple(key)
         if isinstance(spec, Schema):
-            return spec if key is None else replace(spec, key=names)
-        return cls(tuple(Column.of(name, kind, id) for id, (name, kind) in enumerate(pairs(spec))), names)
+            return (spec if key is None else replace(spec, key=names))._some()
+        return cls(tuple(Column.of(name, kind, id) for id, (name, kind) in enumerate(pairs(spec))), names)._some()
+
+    def _some(self) -> Schema:
+        """This schema, if it has columns, as a table needs them; a selection of a table's may be empty."""
+        if not self.columns:
+            raise SchemaError(f"expected 1 to {MAX_COLUMNS:,} columns, found 0")
+        return self
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -287,7 +293,7 @@ def _decode(data: bytes) -> Schema:
         raise CorruptError(f"expected a schema's key as a list of names, found {short(key)}")
     try:
         columns = tuple(Column.from_json(column) for column in value["columns"])
-        return Schema(columns, None if key is None else tuple(key))
+        return Schema(columns, None if key is None else tuple(key))._some()
     except SchemaError as error:
         raise CorruptError(f"a schema contradicts itself: {error}") from error
 

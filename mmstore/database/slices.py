@@ -58,6 +58,8 @@ class Rows:
 
     def tolist(self) -> list[dict[str, Any]]:
         """Rows as dicts of Python values."""
+        if not self.views:  # a selection of no columns still has rows
+            return [{} for _ in range(len(self))]
         columns = [view.tolist() for view in self.views]
         return [dict(zip(self.columns, values, strict=True)) for values in zip(*columns, strict=True)]
 

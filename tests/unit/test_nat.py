@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import polars
+import pyarrow as pa
 import pytest
 
 import mmstore
@@ -13,8 +15,6 @@ from mmstore import SchemaError, nullable
 from mmstore import format as fmt
 from mmstore.database.database import Database
 from mmstore.exchange import arrow_out
-
-pa = pytest.importorskip("pyarrow")
 
 TYPES = ["M8[ns]", "M8[s]", "M8[D]", "M8[h]", "M8[M]", "M8[ps]", "m8[us]", "m8[D]", "m8[ps]", "timestamp[us, UTC]"]
 every_type = pytest.mark.parametrize("spec", TYPES)
@@ -153,7 +153,6 @@ def test_nothing_is_copied_or_read(db: Database, monkeypatch: pytest.MonkeyPatch
 
 
 def test_others_see_nulls(db: Database) -> None:
-    polars = pytest.importorskip("polars")
     table = db.create_table("t", {"x": "M8[us]"})
     table.append({"x": times("M8[us]")})
     assert polars.DataFrame(table)["x"].null_count() == 2
