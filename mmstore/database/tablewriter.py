@@ -161,7 +161,7 @@ class TableWriter(TransactionTable):
                 parts.append(batch.columns[list(positions).index(place)])
             else:
                 parts.append(convert.column_parts(column, old[column.name])[1])
-        data, offsets = keys.pack(columns, parts)
+        data, offsets = keys.pack(columns, parts, numbers)
         with self._state() as state:
             there = state.gather(data, offsets)
         taken = (there >= 0) & ~np.isin(there, numbers)

@@ -21,7 +21,7 @@ from mmstore.columns.state import ColumnState
 from mmstore.columns.types import nullable
 from mmstore.columns.verify import verify
 from mmstore.columns.words import read_words
-from mmstore.errors import CorruptError
+from mmstore.errors import CorruptError, SchemaError
 from mmstore.exchange import convert
 from mmstore.exchange.view import ColumnView
 
@@ -361,7 +361,7 @@ def test_keys_that_are_too_long() -> None:
         if n == 65_535:
             assert len(keys.pack([column], [parts])[0]) == n + 1
         else:
-            with pytest.raises(ValueError, match="65536"):
+            with pytest.raises(SchemaError, match="column 'k' has 65,536 bytes at position 1 of the data"):
                 keys.pack([column], [parts])
 
 
