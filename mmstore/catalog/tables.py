@@ -34,8 +34,8 @@ __all__ = [
     "free",
     "marked",
     "rename_column",
-    "resize",
     "schema_of",
+    "truncate",
     "update",
 ]
 
@@ -87,18 +87,10 @@ def marked(entry: Entry, source: Source, start: int, stop: int) -> Array:
     return found
 
 
-def resize(entry: Entry, rows: int, space: Space) -> Entry:
-    """An array of another length: cut, or with zeros behind."""
-    column = schema_of(entry).columns[0]
-    if rows < entry.rows:
-        cut = state.truncate(column.kind, entry.columns[0], rows, space)
-        return replace(entry, rows=rows, columns=(cut,))
-    step = max(1, (1 << 20) // column.row_size)
-    zeros = np.zeros((step, *column.shape), column.dtype)
-    while entry.rows < rows:
-        n = min(step, rows - entry.rows)
-        entry = append(entry, Batch(n, [{"values": zeros[:n]}]), space)
-    return entry
+def truncate(entry: Entry, rows: int, space: Space) -> Entry:
+    """The first `rows` rows of an array; fewer than it has."""
+    cut = state.truncate(schema_of(entry).columns[0].kind, entry.columns[0], rows, space)
+    return replace(entry, rows=rows, columns=(cut,))
 
 
 # --- columns -----------------------------------------------------------------------------------------

@@ -232,8 +232,11 @@ class Schema:
 
     @property
     def next_id(self) -> int:
-        """For a column to come."""
-        return max(column.id for column in self.columns) + 1
+        """For a column to come: larger than all there are.  Raises `SchemaError` where none is left."""
+        found = max(column.id for column in self.columns) + 1
+        if found > MAX_ID:
+            raise SchemaError(f"no id is left for a column, one has the last, {MAX_ID:,}; copy the table to a new one")
+        return found
 
     def position(self, name: str) -> int:
         """Where `name` is among the columns.  Raises KeyError."""
