@@ -8,6 +8,7 @@ the others.
 from __future__ import annotations
 
 import datetime
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +17,8 @@ from mmstore.columns import types
 from mmstore.columns.batch import Array, Parts, empty
 from mmstore.columns.schema import Column
 from mmstore.columns.types import BINARY, CATEGORY, FIXED, LIST, UTF8, Kind
-from mmstore.exchange import rows
+from mmstore.errors import SchemaError
+from mmstore.exchange import rows as fixed_rows
 from mmstore.exchange.decimals import scaled
 from mmstore.exchange.rows import misfit
 from mmstore.exchange.times import in_utc, since_midnight, small_times, whole_days
@@ -32,7 +34,7 @@ def offered(column: Column, values: Any) -> tuple[int, Parts]:
     values = _unwrapped(column, values)
     present = _present(column, values)
     if present is None and kind.plain and not kind.arrow:
-        array = rows.fixed(column, values)
+        array = fixed_rows.fixed(column, values)
         return len(array), {"values": array}
     if present is not None:
         if not kind.nullable:
@@ -133,7 +135,7 @@ def _fixed(column: Column, values: Any) -> tuple[int, Parts]:
     if kind.arrow in types.EPOCH_OF:
         array = small_times(column, values)
     else:
-        array = rows.fixed(column, in_utc(values) if kind.arrow.startswith("ts") else values)
+        array = fixed_rows.fixed(column, in_utc(values) if kind.arrow.startswith("ts") else values)
     return len(array), {"values": whole_days(column, array)}
 
 
@@ -165,7 +167,7 @@ def _encoded(column: Column, texts: list[str]) -> tuple[Array, Array]:
     return np.frombuffer(data, np.uint8), _offsets(lengths)
 
 
-def _offsets(lengths: list[int]) -> Array:
+def _offsets(lengths: list[int] | Array) -> Array:
     offsets = np.zeros(len(lengths) + 1, "<i8")
     np.cumsum(lengths, out=offsets[1:])
     return offsets
@@ -197,13 +199,30 @@ def _lists(column: Column, values: Any) -> tuple[int, Parts]:
     if isinstance(values, np.ndarray) and values.ndim == 2:
         flat = _fixed(item, values.reshape(-1))[1]["values"]
         return len(values), {"offsets": _offsets([values.shape[1]] * len(values)), "values": flat}
-    arrays = []
-    for value in values:
-        if isinstance(value, str | bytes) or not hasattr(value, "__len__"):
-            raise misfit(column, f"found {value!r}; expected a list or an array in each row")
-        arrays.append(_fixed(item, value)[1]["values"] if len(value) else np.empty(0, column.dtype))
-    flat = np.concatenate(arrays) if arrays else empty(column.kind)["values"]
-    return len(arrays), {"offsets": _offsets(list(map(len, arrays))), "values": flat}
+    rows = list(values)
+    wrong = next((value for value in rows if isinstance(value, str | bytes) or not hasattr(value, "__len__")), None)
+    if wrong is not None:
+        raise misfit(column, f"found {wrong!r}; expected a list or an array in each row")
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    flat = _elements([row for row in rows if len(row)])
+    if flat is not None:
+        try:
+            return len(rows), {"offsets": _offsets(lengths), "values": _fixed(item, flat)[1]["values"]}
+        except SchemaError:  # rows that are each of another sort may still fit; else they say which doesn't
+            pass
+    arrays = [_fixed(item, row)[1]["values"] if len(row) else np.empty(0, column.dtype) for row in rows]
+    joined = np.concatenate(arrays) if arrays else empty(column.kind)["values"]
+    return len(rows), {"offsets": _offsets(lengths), "values": joined}
+
+
+def _elements(rows: list[Any]) -> Any:
+    """All elements of rows, none of them empty, as one list or array; None where they are of different sorts."""
+    kinds = set(map(type, rows))
+    if kinds <= {list, tuple}:
+        return list(chain.from_iterable(rows))
+    if kinds == {np.ndarray} and len({(row.dtype, row.ndim) for row in rows}) == 1 and rows[0].ndim == 1:
+        return np.concatenate(rows)
+    return None
 
 
 _LAYOUTS: Final = {FIXED: _fixed, UTF8: _texts, BINARY: _bytes, CATEGORY: _categories, LIST: _lists}
