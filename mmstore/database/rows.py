@@ -16,7 +16,6 @@ from mmstore import format as fmt
 from mmstore.catalog import tables
 from mmstore.catalog.entry import Entry
 from mmstore.columns import bitmap, keys, sequence
-from mmstore.columns import state as states
 from mmstore.columns.batch import Array
 from mmstore.columns.extents import Source
 from mmstore.columns.reader import Mapped, copied, known
@@ -97,10 +96,6 @@ class TableState:
         found = self.entry.columns[position]
         packed = sequence.read(found.blocks, self.source, 0, found.blocks.length)
         return packed + found.tail.pack() if found.tail.rows else packed
-
-    def null_count(self, position: int) -> int:
-        """Rows of a column without a value."""
-        return states.total_nulls(self.entry.columns[position], self.source)
 
     # --- keys ---------------------------------------------------------------------------------------
 

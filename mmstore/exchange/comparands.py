@@ -20,6 +20,7 @@ from mmstore.columns import types
 from mmstore.columns.batch import Array
 from mmstore.columns.types import BINARY, CATEGORY, LIST, UTF8, Kind
 from mmstore.errors import SchemaError
+from mmstore.exchange.times import since_midnight
 
 __all__ = ["comparand", "comparable", "is_bytes"]
 
@@ -108,9 +109,9 @@ def _time(kind: Kind, value: Any, misfit: SchemaError) -> Any:
     if isinstance(value, datetime.datetime) and value.tzinfo is not None:
         value = value.astimezone(datetime.UTC).replace(tzinfo=None)
     if isinstance(value, datetime.time):
-        value = datetime.timedelta(
-            hours=value.hour, minutes=value.minute, seconds=value.second, microseconds=value.microsecond
-        )
+        if value.tzinfo is not None:
+            raise misfit
+        value = since_midnight(value)
     wanted = np.datetime64 if dtype.kind == "M" else np.timedelta64
     if isinstance(value, bool | int | float) or isinstance(value, np.generic) and not isinstance(value, wanted):
         raise misfit

@@ -131,7 +131,10 @@ def _fixed(column: Column, values: Any) -> tuple[int, Parts]:
         array = scaled(column, values)
         return len(array), {"values": array}
     if kind.arrow.startswith("tt") and not isinstance(values, np.ndarray):
-        values = [since_midnight(column, one) if isinstance(one, datetime.time) else one for one in values]
+        zoned = next((one for one in values if isinstance(one, datetime.time) and one.tzinfo is not None), None)
+        if zoned is not None:
+            raise misfit(column, f"found {zoned!r}, with a time zone; drop it")
+        values = [since_midnight(one) if isinstance(one, datetime.time) else one for one in values]
     if kind.arrow in types.EPOCH_OF:
         array = small_times(column, values)
     else:

@@ -148,3 +148,14 @@ def test_no_hash_but_a_sequence(db: Any) -> None:
 def test_arrays_stay_numpys(db: Any) -> None:
     column = made(db, "i8", [1, 2])["x"]
     assert type(column) is np.ndarray and (column == 2).tolist() == [False, True]
+
+
+def test_a_time_of_day_knows_no_zone(db: Any) -> None:
+    """Neither one that is offered nor one that is asked for."""
+    zoned = datetime.time(1, tzinfo=datetime.UTC)
+    table = made(db, "time64[us]", [datetime.time(1), datetime.time(2)])
+    with pytest.raises(SchemaError, match="does not compare"):
+        list(table.scan(where=[("x", "==", zoned)]))
+    with pytest.raises(SchemaError, match="with a time zone"):
+        table.append({"x": [datetime.time(3), zoned]})
+    assert [len(rows) for rows in table.scan(where=[("x", "==", datetime.time(1))])] == [1]
