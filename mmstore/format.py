@@ -367,7 +367,7 @@ OPERATIONS: Final = {
     OP_RENAME_COLUMN: "rename a column of `name`: key is its name, value the new one",
     OP_ALLOW_NULLS: "make a column of `name` nullable: key is its name",
     OP_RESIZE: "leave `name` its first rows: key is how many (u64), not more than it has; new rows are appended",
-    OP_COMPACT: "write `name` anew without its deleted rows",
+    OP_COMPACT: "write `name` anew without its deleted rows; if it has none, what of it is scattered",
 }
 
 # --- catalog -----------------------------------------------------------------------------------------

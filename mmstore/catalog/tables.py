@@ -34,6 +34,7 @@ __all__ = [
     "free",
     "marked",
     "rename_column",
+    "scattered",
     "schema_of",
     "truncate",
     "update",
@@ -147,11 +148,20 @@ def allow_nulls(entry: Entry, name: str) -> Entry:
 # --- the whole ---------------------------------------------------------------------------------------
 
 
+def scattered(entry: Entry, page_size: int) -> bool:
+    """Whether changes have cut a column into so many runs that `compact` is worth its while."""
+    return any(sequence.scattered(part, page_size) for column in entry.columns for part in column.sequences)
+
+
 def compact(entry: Entry, space: Space) -> Entry:
     """The table written anew without its deleted rows; those behind move up.
 
+    Without deleted rows only sequences that changes have scattered are written anew, as they are.
+
     Raises `CorruptError` where what is there is damaged, `DiskFullError`.
     """
+    if not entry.deleted:
+        return replace(entry, columns=tuple(_gathered(column, space) for column in entry.columns))
     space, release = space.keeping()  # the old rows are read meanwhile
     schema = schema_of(entry)
     sequence.require(entry.marks, space)
@@ -164,6 +174,15 @@ def compact(entry: Entry, space: Space) -> Entry:
     free(entry, space)
     release()
     return replace(entry, rows=entry.rows - entry.deleted, columns=tuple(columns), deleted=0, marks=sequence.EMPTY)
+
+
+def _gathered(column: state.ColumnState, space: Space) -> state.ColumnState:
+    """A column whose scattered sequences are each in one piece again, as far as growth makes them so."""
+    *parts, blocks = (
+        sequence.gathered(part, space) if sequence.scattered(part, space.page_size) else part
+        for part in column.sequences
+    )
+    return replace(column, parts=tuple(parts), blocks=blocks)
 
 
 def _compacted(entry: Entry, at: int, column: Column, space: Space) -> state.ColumnState:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from mmstore.catalog import tables
 from mmstore.columns import batch as batches
 from mmstore.columns import keys
 from mmstore.columns.batch import Array, Batch
@@ -188,12 +189,13 @@ class TableWriter(TransactionTable):
     def compact(self) -> int:
         """Write the table anew without its deleted rows, if it has any; returns how many those were.
 
-        Rows behind a deleted one get other numbers.
+        Rows behind a deleted one get other numbers.  In a table without deleted rows, columns that many updates have
+        cut into pieces all over the file are written anew, and nothing else changes.
         """
         write = self._transaction.check_open()
         entry = write.entry(self._name)
         assert entry is not None
-        if entry.deleted:
+        if entry.deleted or tables.scattered(entry, write.space.page_size):
             write.compact(self._name)
         return entry.deleted
 

@@ -202,13 +202,13 @@ class TableChanges:
             self._log(fmt.OP_RESIZE, name, fmt.ROWS.pack(rows))
 
     def compact(self, name: bytes) -> None:
-        """Write a table anew without its deleted rows."""
+        """Write a table anew without its deleted rows, or, if it has none, what of it is scattered."""
         entry = self._table(name)
         self._grows()
         with self._changing():
             changed = tables.compact(entry, self.space)
             self._set(name, changed)
-            if tables.schema_of(entry).key is not None:
+            if entry.deleted and tables.schema_of(entry).key is not None:
                 index = self.index(name)
                 assert index is not None
                 index.clear()

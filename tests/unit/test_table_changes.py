@@ -478,3 +478,39 @@ def test_interleaved_scans(any_db: Database, table: Table, model: Model) -> None
     assert len(start) + sum(len(batch) for batch in second) == 700
     with pytest.raises(KeyError):
         next(table.scan())
+
+
+def runs_of(db: Any, name: str) -> dict[str, int]:
+    """Column -> runs of its sequences."""
+    entry = db.reader.read(lambda state: state.entry(name.encode()))
+    return {column.name: sum(len(part.runs) for part in found.parts)
+            for column, found in zip(entry.schema, entry.columns, strict=True)}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", [None, "x"])
+def test_compact_gathers_what_updates_have_scattered(db: Database, key: str | None) -> None:
+    """Fewer runs, the same rows by the same numbers, old views as they were; then there is nothing to do."""
+    n = 600_000
+    table = db.create_table("t", {"x": "i8", "y": mmstore.nullable("i8"), "c": "category", "s": "utf8"}, key=key)
+    table.append({"x": range(n), "y": range(n), "c": ["a"] * n, "s": [""] * n})
+    assert table.compact() == 0
+    before = runs_of(db, "t")
+    for start in range(0, n, 16_384):
+        table.update([start + 5, start + 9], {"x": [-start - 1, -start - 2], "y": [None, 7]})
+    scattered = runs_of(db, "t")
+    assert scattered["x"] > 60 > before["x"]
+    views = table["x"], table["y"], table.take([5, 9, n - 1])
+    held = views[0].copy(), views[1].to_numpy(fill=-1), views[2].tolist()
+    assert table.compact() == 0 and len(table) == n
+    found = runs_of(db, "t")
+    assert found["x"] <= before["x"] + 4 and found["x"] < scattered["x"] / 3
+    assert found["y"] < scattered["y"] / 2 and found["c"] == scattered["c"] and found["s"] == scattered["s"]
+    for x, y, some in (views, (table["x"], table["y"], table.take([5, 9, n - 1]))):
+        assert np.array_equal(x, held[0]) and np.array_equal(y.to_numpy(fill=-1), held[1]) and some.tolist() == held[2]
+    if key is not None:
+        assert table.find([-1, -2, 0, 5, n - 1]).tolist() == [5, 9, 0, -1, n - 1]
+    assert [len(rows) for rows in table.scan(["x"], where=[("x", "==", -1)])] == [1]
+    again = runs_of(db, "t")
+    assert db.compact() == 0 and runs_of(db, "t") == again
+    table.append({"x": [n], "y": [None], "c": ["b"], "s": ["end"]})
+    assert table[n] == {"x": n, "y": None, "c": "b", "s": "end"} and db.check() == []
