@@ -366,8 +366,8 @@ OPERATIONS: Final = {
     OP_DROP_COLUMN: "drop a column of `name`: key is its name",
     OP_RENAME_COLUMN: "rename a column of `name`: key is its name, value the new one",
     OP_ALLOW_NULLS: "make a column of `name` nullable: key is its name",
-    OP_RESIZE: "give `name` another number of rows: key is that number (u64); new rows are zero",
-    OP_COMPACT: "write `name` anew without its deleted rows",
+    OP_RESIZE: "leave `name` its first rows: key is how many (u64), not more than it has; new rows are appended",
+    OP_COMPACT: "write `name` anew without its deleted rows; if it has none, what of it is scattered",
 }
 
 # --- catalog -----------------------------------------------------------------------------------------

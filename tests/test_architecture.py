@@ -20,7 +20,7 @@ LAYERS = (  # from the bottom up; folders of one layer don't know each other
     {"pages"},
     {"keyspace", "columns"},
     {"catalog"},
-    {"engine"},
+    {"engine", "exchange"},
     {"database"},
     {"integrations"},
     {"cli"},
@@ -186,3 +186,27 @@ def test_no_error_is_swallowed(path: Path) -> None:
             )
             silent = all(isinstance(step, ast.Pass) for step in node.body)
             assert not (wide and silent), f"line {node.lineno}: every error is swallowed"
+
+
+def test_the_engine_never_sees_what_users_offer() -> None:
+    """Only what holds databases meets the data of users as they have it; it hands down columns."""
+    meet = {folder(path) for path in MODULES for _, name in imports(path) if name.startswith("mmstore.exchange")}
+    assert meet <= {"exchange", "database", "integrations", "cli"}
+
+
+def test_exchange_knows_columns_and_nothing_of_stores() -> None:
+    """What converts data needs no file: it could serve another store."""
+    names = {name.split(".")[1] for path in MODULES if folder(path) == "exchange"
+             for _, name in imports(path) if name.startswith("mmstore.")}  # fmt: skip
+    assert names <= {"columns", "errors", "exchange", "format", "kernels"}
+
+
+@pytest.mark.parametrize("layer", ["columns", "exchange"])
+def test_columns_import_nothing_of_ours_late(layer: str) -> None:
+    """A module of ours that is imported inside a function hides a cycle; the layers leave none here."""
+    for path in MODULES:
+        if folder(path) == layer:
+            early = set(tree(path).body)
+            late = [node.lineno for node in ast.walk(tree(path)) if isinstance(node, ast.ImportFrom)
+                    and node not in early and (node.module or "").startswith("mmstore")]  # fmt: skip
+            assert not late, f"{path.name}: imported late in lines {late}"

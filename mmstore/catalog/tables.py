@@ -34,8 +34,9 @@ __all__ = [
     "free",
     "marked",
     "rename_column",
-    "resize",
+    "scattered",
     "schema_of",
+    "truncate",
     "update",
 ]
 
@@ -87,18 +88,10 @@ def marked(entry: Entry, source: Source, start: int, stop: int) -> Array:
     return found
 
 
-def resize(entry: Entry, rows: int, space: Space) -> Entry:
-    """An array of another length: cut, or with zeros behind."""
-    column = schema_of(entry).columns[0]
-    if rows < entry.rows:
-        cut = state.truncate(column.kind, entry.columns[0], rows, space)
-        return replace(entry, rows=rows, columns=(cut,))
-    step = max(1, (1 << 20) // column.row_size)
-    zeros = np.zeros((step, *column.shape), column.dtype)
-    while entry.rows < rows:
-        n = min(step, rows - entry.rows)
-        entry = append(entry, Batch(n, [{"values": zeros[:n]}]), space)
-    return entry
+def truncate(entry: Entry, rows: int, space: Space) -> Entry:
+    """The first `rows` rows of an array; fewer than it has."""
+    cut = state.truncate(schema_of(entry).columns[0].kind, entry.columns[0], rows, space)
+    return replace(entry, rows=rows, columns=(cut,))
 
 
 # --- columns -----------------------------------------------------------------------------------------
@@ -155,11 +148,20 @@ def allow_nulls(entry: Entry, name: str) -> Entry:
 # --- the whole ---------------------------------------------------------------------------------------
 
 
+def scattered(entry: Entry, page_size: int) -> bool:
+    """Whether changes have cut a column into so many runs that `compact` is worth its while."""
+    return any(sequence.scattered(part, page_size) for column in entry.columns for part in column.sequences)
+
+
 def compact(entry: Entry, space: Space) -> Entry:
     """The table written anew without its deleted rows; those behind move up.
 
+    Without deleted rows only sequences that changes have scattered are written anew, as they are.
+
     Raises `CorruptError` where what is there is damaged, `DiskFullError`.
     """
+    if not entry.deleted:
+        return replace(entry, columns=tuple(_gathered(column, space) for column in entry.columns))
     space, release = space.keeping()  # the old rows are read meanwhile
     schema = schema_of(entry)
     sequence.require(entry.marks, space)
@@ -172,6 +174,15 @@ def compact(entry: Entry, space: Space) -> Entry:
     free(entry, space)
     release()
     return replace(entry, rows=entry.rows - entry.deleted, columns=tuple(columns), deleted=0, marks=sequence.EMPTY)
+
+
+def _gathered(column: state.ColumnState, space: Space) -> state.ColumnState:
+    """A column whose scattered sequences are each in one piece again, as far as growth makes them so."""
+    *parts, blocks = (
+        sequence.gathered(part, space) if sequence.scattered(part, space.page_size) else part
+        for part in column.sequences
+    )
+    return replace(column, parts=tuple(parts), blocks=blocks)
 
 
 def _compacted(entry: Entry, at: int, column: Column, space: Space) -> state.ColumnState:

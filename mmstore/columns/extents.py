@@ -34,6 +34,7 @@ __all__ = [
     "own",
     "pieces",
     "replace_pages",
+    "scattered",
     "unpack",
     "write",
 ]
@@ -41,6 +42,7 @@ __all__ = [
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 PIECE: Final = 1 << 20  # largest single write
+_FEW: Final = 8  # runs that aren't worth a thought
 _EXTENT = fmt.EXTENT.struct
 
 
@@ -274,6 +276,16 @@ def _lengthen(runs: Runs, missing: int, space: Space) -> Runs:
         pages = -(-pages // zone) * zone
     start = space.alloc(pages, fmt.FREE_BULK)
     return Runs.of((*_joined(runs, space.txn), Extent(start, pages, space.txn)))
+
+
+def scattered(runs: Runs, page_size: int) -> bool:
+    """Whether there are far more runs than growth alone makes: page by page, it would have at most half of them."""
+    align = max(1, fmt.BLOCK_SIZE // page_size)
+    grown, pages = 0, 0
+    while pages < runs.pages and 2 * grown + _FEW < len(runs):
+        pages += max(1, pages) if pages < align else max(align, pages // 4)  # as `_lengthen` does it
+        grown += 1
+    return 2 * grown + _FEW < len(runs)
 
 
 def _joined(runs: Runs, txn: int) -> Iterator[Extent]:

@@ -16,6 +16,7 @@ import numpy as np
 from mmstore.columns.batch import Array, Parts, gather
 from mmstore.columns.schema import Column, Schema
 from mmstore.columns.types import FIXED
+from mmstore.errors import SchemaError
 
 __all__ = ["MAX_KEY", "key_columns", "pack"]
 
@@ -27,15 +28,20 @@ def key_columns(schema: Schema) -> list[int]:
     return [schema.position(name) for name in schema.key or ()]
 
 
-def pack(columns: Sequence[Column], batch: Sequence[Parts]) -> tuple[Array, Array]:
+def pack(columns: Sequence[Column], batch: Sequence[Parts], numbers: Array | None = None) -> tuple[Array, Array]:
     """(bytes of the keys one behind the other, where they begin and end: int64, rows + 1).
 
-    Raises ValueError where a key is longer than 65,535 bytes.
+    numbers: of the rows in their table, for messages.
+
+    Raises `SchemaError` where a key is longer than 65,535 bytes.
     """
     if len(columns) == 1 and columns[0].kind.layout == FIXED and columns[0].dtype.kind != "S":
         values = _values(columns[0], batch[0])  # all of one length, and they lie so already
-        width = _short_enough(values.dtype.itemsize)
-        return values.view(np.uint8), np.arange(0, (len(values) + 1) * width, width, dtype=np.int64)
+        width = values.dtype.itemsize
+        offsets = np.arange(0, (len(values) + 1) * width, width, dtype=np.int64)
+        if width > MAX_KEY and len(values):
+            raise _too_long(columns, offsets, numbers)
+        return values.view(np.uint8), offsets
     pieces = [_one(column, parts) for column, parts in zip(columns, batch, strict=True)]
     if len(pieces) == 1:
         data, starts, lengths = pieces[0]
@@ -44,14 +50,20 @@ def pack(columns: Sequence[Column], batch: Sequence[Parts]) -> tuple[Array, Arra
             data = gather(data, starts, offsets)
     else:
         data, offsets = _combined(columns, pieces)
-    _short_enough(int(np.diff(offsets).max(initial=0)))
+    if int(np.diff(offsets).max(initial=0)) > MAX_KEY:
+        raise _too_long(columns, offsets, numbers)
     return data, offsets
 
 
-def _short_enough(longest: int) -> int:
-    if longest > MAX_KEY:
-        raise ValueError(f"a key has at most {MAX_KEY} bytes, found one of {longest}; use a hash of it as key")
-    return longest
+def _too_long(columns: Sequence[Column], offsets: Array, numbers: Array | None) -> SchemaError:
+    lengths = np.diff(offsets)
+    at = int(np.flatnonzero(lengths > MAX_KEY)[0])
+    names = ", ".join(repr(column.name) for column in columns)
+    where = f"position {at:,} of the data" if numbers is None else f"row {int(numbers[at]):,}"
+    return SchemaError(
+        f"the key of column{'s' * (len(columns) > 1)} {names} has {int(lengths[at]):,} bytes at {where}; a key has at "
+        f"most {MAX_KEY:,}, use a hash of it as key"
+    )
 
 
 def _values(column: Column, parts: Parts) -> Array:

@@ -26,9 +26,9 @@ from typing import Final
 import numpy as np
 
 from mmstore.columns import sequence
+from mmstore.columns.arrays import Known
 from mmstore.columns.extents import NO_RUNS, Runs, Source
 from mmstore.columns.sequence import Sequence
-from mmstore.columns.view import Known
 from mmstore.disk.backend import Backend
 from mmstore.disk.mapping import SequenceMap
 

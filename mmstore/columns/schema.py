@@ -27,7 +27,7 @@ from mmstore.columns import types
 from mmstore.columns.types import DType, Kind, short
 from mmstore.errors import CorruptError, FormatError, SchemaError
 
-__all__ = ["MAX_COLUMNS", "MAX_ROW_SIZE", "Column", "DType", "Schema"]
+__all__ = ["MAX_COLUMNS", "MAX_ROW_SIZE", "Column", "DType", "Schema", "pairs"]
 
 MAX_ROW_SIZE: Final = (1 << 31) - 1  # numpy's own limit of one element
 MAX_COLUMNS: Final = 65535
@@ -52,12 +52,7 @@ class Column:
         Raises `SchemaError` for a type that can't be held.
         """
         _check_name(name)
-        if hasattr(spec, "__arrow_c_schema__"):
-            from mmstore.columns.arrow_types import kind_of_object
-
-            kind = kind_of_object(name, spec)
-        else:
-            kind = types.resolve(name, spec)
+        kind = types.resolve(name, spec)
         if kind.item_size > MAX_ROW_SIZE:
             raise SchemaError(
                 f"column {name!r}: a row may have at most {MAX_ROW_SIZE:,} bytes, {spec!r} has {kind.item_size:,}; "
@@ -161,7 +156,7 @@ def _stored_kind(value: dict[str, Any]) -> Kind:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """The columns of a table, in order."""
+    """The columns of a table, or a selection of them, in order."""
 
     columns: tuple[Column, ...]
     key: tuple[str, ...] | None = None
@@ -173,7 +168,7 @@ class Schema:
         for position, column in enumerate(self.columns):
             if self._positions.setdefault(column.name, position) != position:
                 raise SchemaError(f"column {column.name!r} is there twice; give each column a name of its own")
-        if not 1 <= len(self.columns) <= MAX_COLUMNS:
+        if len(self.columns) > MAX_COLUMNS:
             raise SchemaError(f"expected 1 to {MAX_COLUMNS:,} columns, found {len(self.columns):,}")
         if len({column.id for column in self.columns}) != len(self.columns):
             raise SchemaError("two columns have the same id")
@@ -202,19 +197,21 @@ class Schema:
         """The schema described by `spec`.
 
         spec: a Schema; a dict name -> type; a structured dtype; a sequence of (name, type) and (name, type, shape), as
-        numpy has them; or whatever gives an Arrow schema, such as a `pyarrow.Schema`.  key: the name of the column that
-        identifies a row, a tuple of names, or None.
+        numpy has them (Arrow's are the business of `exchange.schemas`).  key: the name of the column that identifies a
+        row, a tuple of names, or None.
 
         Raises `SchemaError` naming a column that can't be held, and the nearest type that can.
         """
         names = (key,) if isinstance(key, str) else None if key is None else tuple(key)
         if isinstance(spec, Schema):
-            return spec if key is None else replace(spec, key=names)
-        if hasattr(spec, "__arrow_c_schema__"):
-            from mmstore.columns.arrow_types import schema_columns
+            return (spec if key is None else replace(spec, key=names))._some()
+        return cls(tuple(Column.of(name, kind, id) for id, (name, kind) in enumerate(pairs(spec))), names)._some()
 
-            return cls(tuple(schema_columns(spec)), names)
-        return cls(tuple(Column.of(name, kind, id) for id, (name, kind) in enumerate(_pairs(spec))), names)
+    def _some(self) -> Schema:
+        """This schema, if it has columns, as a table needs them; a selection of a table's may be empty."""
+        if not self.columns:
+            raise SchemaError(f"expected 1 to {MAX_COLUMNS:,} columns, found 0")
+        return self
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -235,8 +232,11 @@ class Schema:
 
     @property
     def next_id(self) -> int:
-        """For a column to come."""
-        return max(column.id for column in self.columns) + 1
+        """For a column to come: larger than all there are.  Raises `SchemaError` where none is left."""
+        found = max(column.id for column in self.columns) + 1
+        if found > MAX_ID:
+            raise SchemaError(f"no id is left for a column, one has the last, {MAX_ID:,}; copy the table to a new one")
+        return found
 
     def position(self, name: str) -> int:
         """Where `name` is among the columns.  Raises KeyError."""
@@ -296,7 +296,7 @@ def _decode(data: bytes) -> Schema:
         raise CorruptError(f"expected a schema's key as a list of names, found {short(key)}")
     try:
         columns = tuple(Column.from_json(column) for column in value["columns"])
-        return Schema(columns, None if key is None else tuple(key))
+        return Schema(columns, None if key is None else tuple(key))._some()
     except SchemaError as error:
         raise CorruptError(f"a schema contradicts itself: {error}") from error
 
@@ -312,7 +312,7 @@ def _check_name(name: Any) -> None:
         raise SchemaError(f"a column's name needs 1 to {MAX_NAME} bytes and no NUL, found {short(name)}; rename it")
 
 
-def _pairs(spec: Any) -> Iterator[tuple[Any, Any]]:
+def pairs(spec: Any) -> Iterator[tuple[Any, Any]]:
     """(name, type) for each column of any form that a schema can be given in."""
     if isinstance(spec, Mapping):
         yield from spec.items()

@@ -47,9 +47,11 @@ __all__ = [
     "block_checksum",
     "check_block",
     "free",
+    "gathered",
     "own_tail",
     "read",
     "require",
+    "scattered",
     "sums",
     "truncate",
     "unpack",
@@ -238,6 +240,27 @@ def free(state: Sequence, space: Space) -> None:
     """Give all pages back."""
     for run in state.runs + state.sums_runs:
         space.free(run.start, run.pages, run.born, fmt.FREE_BULK)
+
+
+def scattered(state: Sequence, page_size: int) -> bool:
+    """Whether changes have cut it into far more runs than growth alone makes."""
+    return extents.scattered(state.runs, page_size)
+
+
+def gathered(state: Sequence, space: Space) -> Sequence:
+    """The same bytes in as many runs as growth makes of them; the old pages are freed.
+
+    Raises `DiskFullError`, and `CorruptError` where a block is damaged.
+    """
+    require(state, space)
+    found = EMPTY
+    for start in range(0, state.length, extents.PIECE):
+        found = append(found, read(state, space, start, min(start + extents.PIECE, state.length)), space)
+    if state.bits:  # the byte behind whole ones, which is the state's own
+        runs = extents.write(found.runs, state.length, bytes([state.last]), space)
+        found = replace(found, runs=runs, bits=state.bits, last=state.last)
+    free(state, space)
+    return found
 
 
 def _hash_on(state: Sequence, data: memoryview, space: Space) -> tuple[bytes, int]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -35,7 +35,6 @@ __all__ = [
     "new",
     "read",
     "take",
-    "total_nulls",
     "truncate",
     "unpack",
     "update",
@@ -325,11 +324,3 @@ def free(state: ColumnState, space: Space) -> None:
     """Give all pages back."""
     for part in state.sequences:
         sequence.free(part, space)
-
-
-def total_nulls(state: ColumnState, source: Source) -> int:
-    """Rows without a value."""
-    packed: Any = sequence.read(state.blocks, source, 0, state.blocks.length)
-    sealed = np.frombuffer(packed, np.uint8).reshape(-1, _STATISTICS)
-    at = fmt.STATISTICS.offset["nulls"]
-    return int(np.ascontiguousarray(sealed[:, at : at + 8]).view("<u8").sum()) + state.tail.nulls

@@ -15,13 +15,14 @@ import numpy as np
 
 from mmstore import format as fmt
 from mmstore.catalog.entry import Entry
-from mmstore.columns import rows as fixed_rows
 from mmstore.columns.batch import Batch
 from mmstore.columns.schema import Column, DType, Schema
 from mmstore.columns.types import Kind
 from mmstore.database.lookup import row_numbers
 from mmstore.database.table import CommittedName, Named, TransactionName
 from mmstore.errors import ReadOnlyError, SchemaError
+from mmstore.exchange import rows as fixed_rows
+from mmstore.exchange.schemas import column_of
 
 if TYPE_CHECKING:
     from mmstore.columns.batch import Array as NumpyArray
@@ -37,7 +38,7 @@ def array_entry(dtype: Any, shape: int | tuple[int, ...]) -> tuple[int, Entry]:
     sizes = tuple(shape) if isinstance(shape, tuple | list) else (shape,)
     if not sizes or any(isinstance(n, bool) or not isinstance(n, int | np.integer) for n in sizes) or sizes[0] < 0:
         raise SchemaError(f"expected a shape such as (0, 768), whose first axis can grow, found {shape!r}")
-    column = Column.of(COLUMN, (dtype, sizes[1:]) if len(sizes) > 1 else dtype)
+    column = column_of(COLUMN, (dtype, sizes[1:]) if len(sizes) > 1 else dtype)
     if not column.kind.plain or column.kind.arrow:
         raise SchemaError(f"an array holds numpy's types of a fixed width, found {column}; make a table for it")
     if int(sizes[0]) * column.row_size > _MAX:

@@ -280,7 +280,7 @@ class Database(Keyspace):
         checkpoint.checkpoint(self.session)
 
     def compact(self) -> int:
-        """Write tables with deleted rows anew without those, in one transaction; returns how many rows went."""
+        """Compact each table, in one transaction; returns how many rows went.  See `TableWriter.compact`."""
         with self.transaction() as txn:
             return sum(txn.table(name).compact() for name in self.tables())
 

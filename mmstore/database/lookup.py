@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from mmstore.columns import convert, keys, types
+from mmstore.columns import keys, types
 from mmstore.columns.batch import Array, Parts
 from mmstore.columns.schema import Column
 from mmstore.database.rows import TableState
 from mmstore.errors import SchemaError
+from mmstore.exchange import convert
 
 __all__ = ["row_numbers", "rows_of_keys"]
 

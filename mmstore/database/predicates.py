@@ -6,8 +6,7 @@ rows fulfil no condition but "is null", and NaN none but "!=", as in SQL and in 
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -16,9 +15,10 @@ from mmstore import format as fmt
 from mmstore.columns import statistics
 from mmstore.columns.batch import Array
 from mmstore.columns.schema import Schema
-from mmstore.columns.types import BINARY, CATEGORY, FIXED, UTF8, Kind
-from mmstore.columns.view import ColumnView
-from mmstore.database.comparands import NAT, comparable, comparand, is_bytes
+from mmstore.columns.types import CATEGORY, FIXED, Kind
+from mmstore.exchange.comparands import comparable, comparand, is_bytes
+from mmstore.exchange.compare import COMPARE, bools, matching, words_matching
+from mmstore.exchange.view import ColumnView
 
 __all__ = ["ALL", "NONE", "SOME", "Predicate", "predicates"]
 
@@ -26,10 +26,6 @@ NONE: Final = 0
 SOME: Final = 1
 ALL: Final = 2
 
-_COMPARE: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
-    "==": operator.eq, "=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt,
-    ">=": operator.ge,
-}  # fmt: skip
 _OTHERS: Final = ("in", "is null", "is not null")
 
 
@@ -44,8 +40,8 @@ def predicates(schema: Schema, where: Sequence[tuple[Any, ...]] | None) -> list[
         if not isinstance(condition, tuple | list) or len(condition) not in (2, 3):
             raise ValueError(f"expected conditions (column, operator, value), found {condition!r}")
         name, sign = condition[:2]
-        if sign not in _COMPARE and sign not in _OTHERS:
-            raise ValueError(f"expected one of {', '.join([*_COMPARE, *_OTHERS])}, found {sign!r}")
+        if sign not in COMPARE and sign not in _OTHERS:
+            raise ValueError(f"expected one of {', '.join([*COMPARE, *_OTHERS])}, found {sign!r}")
         if (len(condition) == 2) != sign.startswith("is"):
             raise ValueError(f'expected a value behind every operator but "is null", found {condition!r}')
         found.append(Predicate(schema, name, sign, condition[2] if len(condition) == 3 else None))
@@ -110,18 +106,18 @@ class Predicate:
             may = {"==": inside, "<": low <= value, "<=": low <= value, ">": high >= value, ">=": high >= value}
             return may.get(sign, np.ones(len(low), np.bool_)), np.zeros(len(low), np.bool_)
         lows, highs = comparable(kind, low), comparable(kind, high)
-        apart = _bools(lows > value) | _bools(highs < value)
-        only = _bools(lows == value) & _bools(highs == value)
+        apart = bools(lows > value) | bools(highs < value)
+        only = bools(lows == value) & bools(highs == value)
         if sign == "==":
             return ~apart, only
         if sign == "!=":
             return ~only, apart
-        compare = _COMPARE[sign]
+        compare = COMPARE[sign]
         first, last = (lows, highs) if sign in ("<", "<=") else (highs, lows)  # who fulfils it soonest, who last
-        return _bools(compare(first, value)), _bools(compare(last, value))
+        return bools(compare(first, value)), bools(compare(last, value))
 
     def _codes_between(self, low: Array, high: Array, view: ColumnView) -> Array:
-        codes = np.flatnonzero(self._words_matching(view))
+        codes = np.flatnonzero(words_matching(view, self.sign, self.value))
         places = np.searchsorted(codes, low)
         inside = places < len(codes)
         inside[inside] = codes[places[inside]] <= high[inside]
@@ -131,39 +127,7 @@ class Predicate:
 
     def mask(self, view: ColumnView) -> Array:
         """Which rows of the column fulfil the condition."""
-        if self.sign == "is null":
-            return ~view.is_valid
-        if self.sign == "is not null":
-            return view.is_valid
-        found = self._mask(view)
-        return found & view.is_valid if view.validity is not None else found
-
-    def _mask(self, view: ColumnView) -> Array:
-        view.check()
-        kind = self.kind
-        if kind.layout == CATEGORY:
-            codes, matching = view.values, np.append(self._words_matching(view), False)
-            found: Array = matching[np.clip(codes, 0, len(matching) - 1)]
-            return found
-        if kind.layout in (UTF8, BINARY):
-            return _text_mask(view, self.sign, self.value)
-        values = comparable(kind, view.values)
-        if self.sign == "in":
-            matches = np.zeros(len(values), np.bool_)
-            for value in self.value:
-                matches |= _bools(values == value)
-        else:
-            matches = _bools(_COMPARE[self.sign](values, self.value))
-        if kind.dtype.kind in "mM" and self.sign != "!=":
-            matches &= values != NAT
-        return matches
-
-    def _words_matching(self, view: ColumnView) -> Array:
-        words = view.categories
-        if self.sign == "in":
-            return np.array([word in self.value for word in words], np.bool_)
-        compare = _COMPARE[self.sign]
-        return np.array([compare(word, self.value) for word in words], np.bool_)
+        return matching(view, self.sign, self.value)
 
     def span(self, values: Array) -> tuple[int, int] | None:
         """Which of a block's values, which are in order, fulfil the condition; None if that is no one range."""
@@ -184,30 +148,3 @@ class Predicate:
         left, right = int(np.searchsorted(values, value, "left")), int(np.searchsorted(values, value, "right"))
         return {"==": (left, right), "<": (0, left), "<=": (0, right), ">": (right, len(values)),
                 ">=": (left, len(values))}[self.sign]  # fmt: skip
-
-
-def _bools(found: Any) -> Array:
-    return np.asarray(found).astype(np.bool_)
-
-
-def _text_mask(view: ColumnView, sign: str, value: Any) -> Array:
-    """Text compared as bytes, which for UTF-8 is the order of its characters."""
-    offsets = view.offsets
-    data = view.parts["data"]
-    if sign in ("==", "!=", "in"):
-        found = np.zeros(len(view), np.bool_)
-        lengths = np.diff(offsets)
-        for raw in value if sign == "in" else [value]:
-            same = np.flatnonzero(lengths == len(raw))
-            if len(raw) and len(same):
-                places = offsets[:-1][same][:, None] + np.arange(len(raw))
-                same = same[(data[places] == np.frombuffer(raw, np.uint8)).all(axis=1)]
-            found[same] = True
-        return ~found if sign == "!=" else found
-    compare, raw = _COMPARE[sign], value
-    ends = offsets.tolist()
-    whole = data[ends[0] : ends[-1]].tobytes()
-    base = ends[0]
-    return np.array(
-        [compare(whole[a - base : b - base], raw) for a, b in zip(ends[:-1], ends[1:], strict=True)], np.bool_
-    )

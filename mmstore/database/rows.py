@@ -16,13 +16,12 @@ from mmstore import format as fmt
 from mmstore.catalog import tables
 from mmstore.catalog.entry import Entry
 from mmstore.columns import bitmap, keys, sequence
-from mmstore.columns import state as states
 from mmstore.columns.batch import Array
 from mmstore.columns.extents import Source
 from mmstore.columns.reader import Mapped, copied, known
 from mmstore.columns.schema import Column, Schema
 from mmstore.columns.sequence import Sequence
-from mmstore.columns.view import ColumnView
+from mmstore.exchange.view import ColumnView
 
 if TYPE_CHECKING:
     from mmstore.database.database import Database
@@ -97,10 +96,6 @@ class TableState:
         found = self.entry.columns[position]
         packed = sequence.read(found.blocks, self.source, 0, found.blocks.length)
         return packed + found.tail.pack() if found.tail.rows else packed
-
-    def null_count(self, position: int) -> int:
-        """Rows of a column without a value."""
-        return states.total_nulls(self.entry.columns[position], self.source)
 
     # --- keys ---------------------------------------------------------------------------------------
 

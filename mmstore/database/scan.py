@@ -20,10 +20,10 @@ from mmstore import format as fmt
 from mmstore.columns import statistics
 from mmstore.columns.batch import Array
 from mmstore.columns.schema import Schema
-from mmstore.columns.view import ColumnView
 from mmstore.database.predicates import NONE, SOME, Predicate
 from mmstore.database.rows import TableState
 from mmstore.database.slices import Rows
+from mmstore.exchange.view import ColumnView
 
 __all__ = ["chosen", "scan"]
 
@@ -49,9 +49,21 @@ def scan(
     """
     schema, positions = chosen(table.schema, columns)
     views = {position: table.column(position) for position in {*positions, *(p.position for p in conditions)}}
+    for position in positions:
+        if views[position].kind.dtype.kind in "mM":  # so that Arrow needn't look for NaT
+            views[position].nat_blocks = _nat_blocks(table, position)
     if table.entry.deleted:
         table.deleted  # noqa: B018 - kept
     return _batches(table, schema, positions, conditions, views, batch_rows)
+
+
+def _nat_blocks(table: TableState, position: int) -> Array | None:
+    """Which blocks of a column may have NaT; None if its statistics don't tell."""
+    kind = table.schema.columns[position].kind
+    if not statistics.ranged(kind):
+        return None
+    found: Array = (statistics.table(kind, table.statistics(position))["flags"] & fmt.STAT_NAN) != 0
+    return found
 
 
 def _batches(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mmstore.columns import arrow_out, cdata
 from mmstore.columns.batch import Array
 from mmstore.columns.schema import Schema
-from mmstore.columns.view import ColumnView
+from mmstore.exchange import arrow_out, cdata
+from mmstore.exchange.view import ColumnView
 
 __all__ = ["Rows"]
 
@@ -58,6 +58,8 @@ class Rows:
 
     def tolist(self) -> list[dict[str, Any]]:
         """Rows as dicts of Python values."""
+        if not self.views:  # a selection of no columns still has rows
+            return [{} for _ in range(len(self))]
         columns = [view.tolist() for view in self.views]
         return [dict(zip(self.columns, values, strict=True)) for values in zip(*columns, strict=True)]
 

@@ -19,7 +19,6 @@ import numpy as np
 from mmstore import format as fmt
 from mmstore.catalog import tables
 from mmstore.catalog.entry import Entry
-from mmstore.columns import arrow_out, cdata, convert
 from mmstore.columns.batch import Array
 from mmstore.columns.schema import Schema
 from mmstore.database.lookup import row_numbers, rows_of_keys
@@ -28,6 +27,7 @@ from mmstore.database.rows import Committed, TableState, Uncommitted
 from mmstore.database.scan import chosen, scan
 from mmstore.database.slices import Rows
 from mmstore.errors import ReadOnlyError
+from mmstore.exchange import arrow_out, cdata, convert
 
 if TYPE_CHECKING:
     from mmstore.database.database import Database

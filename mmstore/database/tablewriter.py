@@ -11,15 +11,19 @@ from typing import Any, Final
 
 import numpy as np
 
+from mmstore.catalog import tables
 from mmstore.columns import batch as batches
-from mmstore.columns import convert, keys
+from mmstore.columns import keys
 from mmstore.columns.batch import Array, Batch
-from mmstore.columns.rows import misfit
 from mmstore.columns.schema import Column, Schema
 from mmstore.database.lookup import row_numbers
 from mmstore.database.rows import Uncommitted
 from mmstore.database.table import TransactionTable
 from mmstore.errors import SchemaError
+from mmstore.exchange import convert
+from mmstore.exchange.rows import misfit
+from mmstore.exchange.schemas import column_of
+from mmstore.exchange.view import ColumnView
 
 __all__ = ["TableWriter"]
 
@@ -158,7 +162,7 @@ class TableWriter(TransactionTable):
                 parts.append(batch.columns[list(positions).index(place)])
             else:
                 parts.append(convert.column_parts(column, old[column.name])[1])
-        data, offsets = keys.pack(columns, parts)
+        data, offsets = keys.pack(columns, parts, numbers)
         with self._state() as state:
             there = state.gather(data, offsets)
         taken = (there >= 0) & ~np.isin(there, numbers)
@@ -185,12 +189,13 @@ class TableWriter(TransactionTable):
     def compact(self) -> int:
         """Write the table anew without its deleted rows, if it has any; returns how many those were.
 
-        Rows behind a deleted one get other numbers.
+        Rows behind a deleted one get other numbers.  In a table without deleted rows, columns that many updates have
+        cut into pieces all over the file are written anew, and nothing else changes.
         """
         write = self._transaction.check_open()
         entry = write.entry(self._name)
         assert entry is not None
-        if entry.deleted:
+        if entry.deleted or tables.scattered(entry, write.space.page_size):
             write.compact(self._name)
         return entry.deleted
 
@@ -205,7 +210,7 @@ class TableWriter(TransactionTable):
         schema = self.schema
         if name in schema:
             raise SchemaError(f"column {name!r} is there already; drop it first, or use another name")
-        column = Column.of(name, dtype, schema.next_id)
+        column = column_of(name, dtype, schema.next_id)
         write.add_column(self._name, column, _fill(column, fill))
 
     def drop_column(self, name: str) -> None:
@@ -269,8 +274,6 @@ def _fill(column: Column, fill: Any) -> Batch:
 
 
 def _shown(column: Column, parts: Any) -> str:
-    from mmstore.columns.view import ColumnView
-
     return f"{column.name}={ColumnView(column, 0, 1, parts).tolist()[0]!r}"
 
 

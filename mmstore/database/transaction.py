@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from mmstore import format as fmt
 from mmstore.catalog.entry import KIND_NAMES, Entry
-from mmstore.columns.schema import Schema
 from mmstore.database.keys import check_key, check_value, name_bytes
 from mmstore.database.mapping import TransactionKeyspace
 from mmstore.database.reader import State
 from mmstore.engine import commit
 from mmstore.engine.write import WriteState
 from mmstore.errors import ClosedError, SchemaError
+from mmstore.exchange.schemas import schema_of
 from mmstore.keyspace.index import Index
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class Transaction(TransactionKeyspace):
 
     def create_table(self, name: str, schema: Any, key: Any = None) -> TableWriter:
         """Make a table; see `Database.create_table`."""
-        made = Schema.of(schema, key)
+        made = schema_of(schema, key)
         write = self.check_open()
         self._free_name(write, name)
         write.create(name_bytes(name), Entry.table(made))

@@ -32,6 +32,7 @@ __all__ = ["TableChanges"]
 
 _ROW = np.dtype("<u8")
 _STEP = fmt.BLOCK_ROWS
+_ZEROS = 1 << 20  # bytes that are appended at a time
 
 
 class TableChanges:
@@ -177,21 +178,37 @@ class TableChanges:
             self._log(fmt.OP_DELETE_ROWS, name, rows.astype(_ROW).tobytes())
 
     def resize(self, name: bytes, rows: int) -> None:
-        """Give an array another length."""
+        """Give an array another length: cut it, or append zeros.
+
+        The zeros are logged as what they are, so the log never asks for more bytes than it has itself; many of them
+        outgrow it and are committed by a checkpoint, like any large append.
+        """
         entry = self._table(name)
-        self._grows() if rows > entry.rows else self._shrinks()
+        if rows < entry.rows:
+            self._truncate(name, entry, rows)
+            return
+        column = tables.schema_of(entry).columns[0]
+        step = max(1, _ZEROS // column.row_size)
+        zeros = np.zeros((min(step, rows - entry.rows), *column.shape), column.dtype)
+        with self._changing():  # what fails on the way leaves it longer than it was
+            for start in range(entry.rows, rows, step):
+                n = min(step, rows - start)
+                self.append(name, Batch(n, [{"values": zeros[:n]}]))
+
+    def _truncate(self, name: bytes, entry: Entry, rows: int) -> None:
+        self._shrinks()
         with self._changing():
-            self._set(name, tables.resize(entry, rows, self.space))
+            self._set(name, tables.truncate(entry, rows, self.space))
             self._log(fmt.OP_RESIZE, name, fmt.ROWS.pack(rows))
 
     def compact(self, name: bytes) -> None:
-        """Write a table anew without its deleted rows."""
+        """Write a table anew without its deleted rows, or, if it has none, what of it is scattered."""
         entry = self._table(name)
         self._grows()
         with self._changing():
             changed = tables.compact(entry, self.space)
             self._set(name, changed)
-            if tables.schema_of(entry).key is not None:
+            if entry.deleted and tables.schema_of(entry).key is not None:
                 index = self.index(name)
                 assert index is not None
                 index.clear()
@@ -273,6 +290,12 @@ class TableChanges:
             raise ValueError("a row is deleted twice")
         self.delete_rows(name, rows)
 
+    def _replay_resize(self, entry: Entry, name: bytes, key: bytes, value: bytes) -> None:
+        rows = _number(key)
+        if rows >= entry.rows:  # whoever grows it appends: no number alone fills a disk
+            raise ValueError(f"{entry.rows} rows cut to {rows}")
+        self._truncate(name, entry, rows)
+
     def _replay_add_column(self, entry: Entry, name: bytes, key: bytes, value: bytes) -> None:
         column = Column.decode(key)
         self.add_column(name, column, batches.decode([column], 1, value))
@@ -302,7 +325,7 @@ _REPLAY: dict[int, _Replay] = {
     fmt.OP_DROP_COLUMN: lambda write, _, name, key, value: write.drop_column(name, key.decode()),
     fmt.OP_RENAME_COLUMN: lambda write, _, name, key, value: write.rename_column(name, key.decode(), value.decode()),
     fmt.OP_ALLOW_NULLS: lambda write, _, name, key, value: write.allow_nulls(name, key.decode()),
-    fmt.OP_RESIZE: lambda write, _, name, key, value: write.resize(name, _number(key)),
+    fmt.OP_RESIZE: TableChanges._replay_resize,
     fmt.OP_COMPACT: lambda write, _, name, key, value: write.compact(name),
 }
 _ALLOWED = {

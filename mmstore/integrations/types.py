@@ -9,6 +9,7 @@ import numpy as np
 
 from mmstore.columns.schema import Column, Schema
 from mmstore.errors import SchemaError
+from mmstore.exchange.schemas import column_of
 
 __all__ = ["appended_as", "check_sorts", "named_columns", "parsed_as", "recast", "specs"]
 
@@ -21,7 +22,7 @@ def named_columns(named: Mapping[str, Any] | None) -> dict[str, Any]:
             from mmstore import nullable
 
             kind = nullable(kind.removesuffix("?"))
-        Column.of(name, kind)
+        column_of(name, kind)
         result[name] = kind
     return result
 

@@ -11,7 +11,7 @@ import pytest
 
 import mmstore
 from mmstore import format as fmt
-from mmstore.columns import view
+from mmstore.columns import arrays
 from mmstore.database.database import Database
 from mmstore.disk import libc
 from mmstore.disk.posix import PosixBackend
@@ -244,14 +244,14 @@ def test_text_is_checked_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     pytest.importorskip("pyarrow")
     seen = []
     for name in ("check_offsets", "check_utf8", "check_codes"):
-        true = getattr(view, name)
+        true = getattr(arrays, name)
 
         def counted(*args: Any, name: str = name, true: Any = true) -> Any:
             offsets = args[1] if name == "check_utf8" else args[0]
             seen.append((name, len(offsets)))
             return true(*args)
 
-        monkeypatch.setattr(view, name, counted)
+        monkeypatch.setattr(arrays, name, counted)
 
     def looked() -> dict[str, int]:
         total: dict[str, int] = {}

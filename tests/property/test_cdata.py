@@ -10,7 +10,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmstore.columns.cdata import Data, Field, export_array, export_stream, import_array, import_schema, import_stream
+from mmstore.exchange.cdata import Data, Field, export_array, export_stream, import_array, import_schema, import_stream
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mmstore.columns import rows
 from mmstore.columns.schema import Schema
 from mmstore.errors import SchemaError
+from mmstore.exchange import rows
 
 NUMBERS = ["?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8", "c8", "c16"]
 BITS = (7, 8, 11, 15, 24, 31, 32, 53, 62)

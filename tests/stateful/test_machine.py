@@ -25,9 +25,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import mmstore
-from mmstore.columns.view import ColumnView
 from mmstore.database.database import Database
 from mmstore.database.snapshot import Snapshot
+from mmstore.exchange.view import ColumnView
 
 LONG = os.environ.get("MMSTORE_STRESS") == "long"
 EXAMPLES = 600 if LONG else 15 if mmstore.compiled() else 5

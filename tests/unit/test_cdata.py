@@ -26,8 +26,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from mmstore.columns import cdata_layout, cdata_out
-from mmstore.columns.cdata import (
+from mmstore.exchange import cdata_layout, cdata_out
+from mmstore.exchange.cdata import (
     Data,
     Field,
     export_array,
@@ -914,8 +914,8 @@ def test_a_failing_producer() -> None:
 SCRIPT = """
 import builtins, os, sys, threading, weakref
 import numpy as np
-from mmstore.columns import cdata_out
-from mmstore.columns.cdata import Data, Field, export_array, export_stream, import_array, import_stream
+from mmstore.exchange import cdata_out
+from mmstore.exchange.cdata import Data, Field, export_array, export_stream, import_array, import_stream
 
 FIELD = Field("+s", nullable=False, children=(Field("l", "x"), Field("U", "s")))
 

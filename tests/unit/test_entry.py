@@ -14,11 +14,11 @@ from columnspace import ColumnFile
 from mmstore import format as fmt
 from mmstore.catalog import tables
 from mmstore.catalog.entry import Entry
-from mmstore.columns import convert
 from mmstore.columns.extents import Extent, Runs
 from mmstore.columns.schema import Schema
 from mmstore.columns.types import nullable
 from mmstore.errors import CorruptError, Error, FormatError
+from mmstore.exchange import convert
 from mmstore.keyspace.descriptor import IndexDescriptor
 
 SCHEMA = Schema.of({"id": "i8", "name": "U10", "emb": ("f4", 16)})

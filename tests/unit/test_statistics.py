@@ -11,10 +11,11 @@ import pytest
 
 from mmstore import format as fmt
 from mmstore.columns import batch as batches
-from mmstore.columns import convert, state, statistics
+from mmstore.columns import state, statistics
 from mmstore.columns.schema import Column
 from mmstore.columns.statistics import NONE, Statistics
 from mmstore.columns.types import nullable
+from mmstore.exchange import convert
 
 INT = 2**63 - 1
 NAT = np.datetime64("NaT", "s")

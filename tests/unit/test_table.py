@@ -401,3 +401,26 @@ def test_in_memory() -> None:
         table.append(batch(1000, 1000))
         check_rows(table, 2000)
         assert db.check() == []
+
+
+def test_rows_without_columns(db: Database) -> None:
+    """A selection of no columns has its rows: they can be counted, and none of the others is read."""
+    table = db.create_table("t", {"x": "i8", "s": "utf8"}, key="x")
+    table.append({"x": range(5), "s": list("abcde")})
+    table.delete([1])
+    taken = table.take([4, 0, 0], [])
+    assert (
+        len(taken) == 3 and taken.tolist() == [{}] * 3 and taken.columns == () and taken.numbers.tolist() == [4, 0, 0]
+    )
+    assert len(table.take([], [])) == 0 and table.take([], []).tolist() == []
+    assert sum(map(len, table.scan([]))) == 4
+    assert [list(rows.numbers) for rows in table.scan([], where=[("s", ">", "b")], batch_rows=2)] == [[2, 3], [4]]
+    assert len(table.lookup([4, 2], [])) == 2
+    with pytest.raises(KeyError):
+        table.lookup([9], [])
+    assert table.to_arrow([]).num_rows == 4 and taken.to_arrow().num_rows == 3
+    assert table.to_pandas([]).shape == table.to_polars([]).shape == (4, 0)
+    with db.transaction() as txn:
+        assert len(txn.table("t").take([0], [])) == 1
+    with pytest.raises(SchemaError, match="1 to 65,535 columns, found 0"):
+        db.create_table("none", taken.schema)

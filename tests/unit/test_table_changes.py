@@ -14,11 +14,11 @@ import pyarrow as pa
 import pytest
 
 import mmstore
-from mmstore.columns.view import ColumnView
 from mmstore.database.database import Database
 from mmstore.database.table import Table
 from mmstore.disk.mapping import mappings_in_use
 from mmstore.errors import ClosedError, ReadOnlyError, SchemaError
+from mmstore.exchange.view import ColumnView
 
 SCHEMA = {
     "i": "i8",
@@ -478,3 +478,41 @@ def test_interleaved_scans(any_db: Database, table: Table, model: Model) -> None
     assert len(start) + sum(len(batch) for batch in second) == 700
     with pytest.raises(KeyError):
         next(table.scan())
+
+
+def runs_of(db: Any, name: str) -> dict[str, int]:
+    """Column -> runs of its sequences."""
+    entry = db.reader.read(lambda state: state.entry(name.encode()))
+    return {column.name: sum(len(part.runs) for part in found.parts)
+            for column, found in zip(entry.schema, entry.columns, strict=True)}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", [None, "id"])
+def test_compact_gathers_what_updates_have_scattered(db: Database, key: str | None) -> None:
+    """Fewer runs, the same rows by the same numbers, old views as they were; then there is nothing to do."""
+    n = 20_000
+    wide = np.repeat(np.arange(float(n)), 32).reshape(n, 32)
+    table = db.create_table("t", {"id": "i8", "w": ("f8", 32), "y": mmstore.nullable(("f8", 32)), "s": "utf8"}, key=key)
+    table.append({"id": range(n), "w": wide, "y": wide, "s": [""] * n})
+    assert table.compact() == 0
+    before = runs_of(db, "t")
+    for start in range(0, n, 512):  # every second piece of 64 KiB
+        gone = np.ma.MaskedArray(np.ones((2, 32)), [[True] * 32, [False] * 32])
+        table.update([start + 5, start + 9], {"id": [-start - 1, -start - 2], "w": -np.ones((2, 32)), "y": gone})
+    scattered = runs_of(db, "t")
+    assert scattered["w"] > 60 > before["w"]
+    views = table["w"], table["y"], table.take([5, 9, n - 1], ["id", "s"])
+    held = views[0].copy(), views[1].to_numpy(fill=-1), views[2].tolist()
+    assert table.compact() == 0 and len(table) == n
+    found = runs_of(db, "t")
+    assert found["w"] <= before["w"] + 4 and found["w"] < scattered["w"] / 3 and found["y"] < scattered["y"] / 3
+    assert found["id"] == scattered["id"] and found["s"] == scattered["s"]  # these lie well
+    for w, y, some in (views, (table["w"], table["y"], table.take([5, 9, n - 1], ["id", "s"]))):
+        assert np.array_equal(w, held[0]) and np.array_equal(y.to_numpy(fill=-1), held[1]) and some.tolist() == held[2]
+    assert table["y"].null_count == len(range(0, n, 512))
+    if key is not None:
+        assert table.find([-1, -2, 0, 5, n - 1]).tolist() == [5, 9, 0, -1, n - 1]
+    assert [len(rows) for rows in table.scan(["s"], where=[("id", "==", -1)])] == [1]
+    assert db.compact() == 0 and runs_of(db, "t") == found
+    table.append({"id": [n], "w": wide[:1], "y": [None], "s": ["end"]})
+    assert table[n]["s"] == "end" and table[n]["y"] is None and db.check() == []

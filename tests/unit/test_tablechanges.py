@@ -13,8 +13,10 @@ import mmstore
 from corruption import PATH, Image, column_of
 from mmstore import format as fmt
 from mmstore.catalog import tables
-from mmstore.columns import bitmap, convert, sequence
+from mmstore.catalog.entry import Entry
+from mmstore.columns import bitmap, sequence
 from mmstore.columns.batch import Batch
+from mmstore.columns.schema import MAX_ID, Column, Schema
 from mmstore.columns.statistics import Statistics
 from mmstore.database.database import Database, open_on
 from mmstore.database.tablewriter import TableWriter
@@ -23,6 +25,7 @@ from mmstore.disk.memory import MemoryFilesystem
 from mmstore.engine.operations import Operation
 from mmstore.engine.session import Options
 from mmstore.errors import CorruptError, DiskFullError, SchemaError, TransactionError
+from mmstore.exchange import convert
 
 nullable = mmstore.nullable
 OPTIONS = Options(durability="full", timeout=2.0, background=False, log_ring=1 << 20)
@@ -355,6 +358,44 @@ def test_impossible_changes_in_the_log_are_corrupt(db: Database, code: int, key:
     assert state_of(db) == before
 
 
+@pytest.mark.parametrize("length", [3, 4, 1 << 20, 1 << 40, (1 << 64) - 1])
+def test_a_number_in_the_log_makes_no_array_longer(db: Database, length: int) -> None:
+    """It fills no disk: nothing was written, nor even asked for."""
+    array = db.create_array("a", "f8", 3)
+    pages = db.stats()["pages"]
+    txn = db.transaction()
+    with pytest.raises(CorruptError, match=f"3 rows cut to {length}"):
+        txn.check_open().apply(Operation(fmt.OP_RESIZE, b"a", rows(length), b""))
+    txn.rollback()
+    assert array.shape == (3,) and db.stats()["pages"] == pages
+
+
+def test_longer_arrays_come_back_from_the_log(fs: MemoryFilesystem, db: Database) -> None:
+    """Small growth lies in the log as zeros, large growth is committed by a checkpoint."""
+    array = db.create_array("a", "u2", 3)
+    array[:] = [1, 2, 3]
+    large = db.session.counts["large_commits"]
+    for length, by_checkpoint in ((7, 0), (5, 0), (900_000, 1), (2, 1), (4, 1)):
+        array.resize(length)
+        assert db.session.counts["large_commits"] - large == by_checkpoint
+        with open_on(again(fs), PATH, "w", OPTIONS) as other:
+            assert other.array("a")[:].tolist() == array[:].tolist() and other.check() == []
+    assert array[:].tolist() == [1, 2, 0, 0]
+
+
+def test_the_last_id_of_a_column(db: Database) -> None:
+    schema = Schema((Column.of("x", "i8", MAX_ID), Column.of("y", "i8", 0)))
+    with db.transaction() as txn:
+        txn.check_open().create(b"full", Entry.table(schema))
+    table = db.table("full")
+    with pytest.raises(SchemaError, match="no id is left"):
+        table.add_column("z", "i4")
+    assert table.columns == ("x", "y")
+    table.drop_column("x")
+    table.add_column("z", "i4")
+    assert table.columns == ("y", "z")
+
+
 @pytest.mark.parametrize("code", sorted(set(fmt.OPERATIONS) - {fmt.OP_PUT, fmt.OP_DELETE, fmt.OP_CLEAR, fmt.OP_CREATE}))
 def test_changes_of_what_has_no_rows_or_no_such_change(db: Database, code: int) -> None:
     db.keyspace("k")[b"a"] = b"b"
@@ -363,7 +404,7 @@ def test_changes_of_what_has_no_rows_or_no_such_change(db: Database, code: int) 
     for name, codes in allowed.items():
         txn = db.transaction()
         if code in codes:
-            txn.check_open().apply(Operation(code, name, rows(7), b""))
+            txn.check_open().apply(Operation(code, name, rows(2), b""))
         else:
             with pytest.raises(CorruptError):
                 txn.check_open().apply(Operation(code, name, b"", b""))
@@ -519,7 +560,7 @@ def test_check_finds_a_key_that_is_too_long(db: Database) -> None:
             n, parts = convert.column_parts(tables.schema_of(write.entry(b"t")).columns[0], [b"x" * 70_000])
             write._set(b"t", tables.append(write.entry(b"t"), Batch(n, [parts]), write.space))
             write.operations.outgrow()
-        assert any("65535" in problem.message for problem in other.check())
+        assert any("65,535" in problem.message for problem in other.check())
     fs.close()
 
 

@@ -12,15 +12,23 @@ from typing import Any, Final
 
 import numpy as np
 
-from mmstore.columns import arrow_types, bitmap, cdata, convert, rows, types
-from mmstore.columns.batch import Array, Batch, Parts, gather, joined
-from mmstore.columns.cdata import Data, Field
-from mmstore.columns.rows import misfit
+from mmstore.columns import bitmap, types
+from mmstore.columns.batch import Array, Batch, Parts, gather, joined, pick
 from mmstore.columns.schema import Column, Schema
 from mmstore.columns.types import BINARY, CATEGORY, FIXED, LIST, UTF8, Kind
 from mmstore.columns.words import split
 from mmstore.errors import SchemaError
-from mmstore.kernels.strings import check_codes, check_offsets, check_utf8, copy_views
+from mmstore.exchange import arrow_types, cdata
+from mmstore.exchange.arrow_text import closed, slices
+from mmstore.exchange.arrow_text import present as present_rows
+from mmstore.exchange.arrow_types import NAT_KEY
+from mmstore.exchange.cdata import Data, Field
+from mmstore.exchange.decimals import scaled, unscaled
+from mmstore.exchange.rows import fixed, misfit
+from mmstore.exchange.schemas import check_names
+from mmstore.exchange.times import has_nat, small_times, whole_days
+from mmstore.exchange.values import offered
+from mmstore.kernels.strings import check_codes, check_offsets, check_utf8
 
 __all__ = ["batches", "column"]
 
@@ -39,7 +47,7 @@ def batches(schema: Schema, data: Any) -> Iterator[Batch]:
     names = [child.name for child in field.children]
     if len(set(names)) != len(names):
         raise SchemaError(f"two columns of the data have the same name: {', '.join(names)}")
-    convert.check_names(schema, names)
+    check_names(schema, names)
     places = [(column, names.index(column.name)) for column in schema]
     for piece in pieces:
         if piece.null_count > 0 and piece.buffers and piece.buffers[0] is not None:
@@ -90,10 +98,16 @@ def _joined_categories(kind: Kind, pieces: list[Parts]) -> Parts:
 # --- one column --------------------------------------------------------------------------------------
 
 
-def parts_of(column: Column, field: Field, data: Data, start: int, n: int) -> Parts:
-    """The rows [start, start + n) of an Arrow array as a column's parts.  Raises `SchemaError`."""
+def parts_of(column: Column, field: Field, data: Data, start: int, n: int, elements: bool = False) -> Parts:
+    """The rows [start, start + n) of an Arrow array as a column's parts.  Raises `SchemaError`.
+
+    elements: of lists, where a null can only be NaT, as it is where the field says so.
+    """
     start += data.offset
-    present = _present(field, data, start, n)
+    present = present_rows(field, data, start, n)
+    if present is not None and has_nat(column.kind) and not column.nullable and (elements or NAT_KEY in field.metadata):
+        found = parts_of(Column(column.name, replace(column.kind, nullable=True)), field, data, start - data.offset, n)
+        return {"values": _with_nat(found["values"], ~present)}
     if present is not None and not column.nullable:
         first = int(np.flatnonzero(~present)[0])
         raise misfit(
@@ -108,17 +122,6 @@ def parts_of(column: Column, field: Field, data: Data, start: int, n: int) -> Pa
     else:
         parts = _values(column, field, data, start, n, present)
     return parts if present is None else {**parts, "validity": present}
-
-
-def _present(field: Field, data: Data, start: int, n: int) -> Array | None:
-    """Which rows have a value; None if all do."""
-    if field.format == "n":
-        return np.zeros(n, np.bool_) if n else None
-    bits = data.buffers[0] if data.null_count and data.buffers else None
-    if bits is None or not n:
-        return None
-    found = bitmap.unpack(bits, start + n)[start:]
-    return None if found.all() else found
 
 
 def _nothing(kind: Kind, n: int) -> dict[str, Array]:
@@ -144,17 +147,19 @@ def _values(column: Column, field: Field, data: Data, start: int, n: int, presen
         return _from_lists(column, field, data, start, n, present)
     source = _source(replace(field, name=column.name, nullable=False))
     if kind.layout == LIST and source.shape:
-        flat = _array(source, field, data, start, n, present).reshape(n, -1)
+        flat, holes = _array_and_holes(column, source, field, data, start, n, present)
+        flat = flat.reshape(n, -1)
         item = Column(column.name, replace(kind, layout=FIXED, nullable=False))
-        values = _fixed(item, replace(source, shape=()), flat.reshape(-1), None)
+        values = _with_nat(_fixed(item, replace(source, shape=()), flat.reshape(-1), None), holes)
         return {"offsets": np.arange(n + 1, dtype="<i8") * flat.shape[1], "values": values}
     if kind.layout == BINARY and source.dtype.kind in "SV" and not source.shape:
         width = source.dtype.itemsize
         whole = _array(source, field, data, start, n)
-        return _without_missing(kind, np.arange(n + 1, dtype="<i8") * width, whole.view(np.uint8).reshape(-1), present)
+        return closed(np.arange(n + 1, dtype="<i8") * width, whole.view(np.uint8).reshape(-1), present)
     if kind.layout != FIXED:
         raise misfit(column, f"found {source}; convert it first")
-    return {"values": _fixed(column, source, _array(source, field, data, start, n, present), present)}
+    array, holes = _array_and_holes(column, source, field, data, start, n, present)
+    return {"values": _with_nat(_fixed(column, source, array, present), holes)}
 
 
 def _source(field: Field) -> Kind:
@@ -173,20 +178,56 @@ def _forgetful(field: Field) -> Field:
 # --- fixed widths ------------------------------------------------------------------------------------
 
 
-def _array(source: Kind, field: Field, data: Data, start: int, n: int, present: Array | None = None) -> Array:
-    """The rows of an Arrow array of a fixed width as numpy's of its own type, (n, *shape)."""
+def _array_and_holes(
+    column: Column, source: Kind, field: Field, data: Data, start: int, n: int, present: Array | None
+) -> tuple[Array, Array | None]:
+    """(the rows of an Arrow array of a fixed width as numpy's of its own type, (n, *shape); its null elements, if any).
+
+    Null elements are zeros; only times can have them, which become NaT.  Those of missing rows don't count.
+    """
+    holes = None
+    inner = data
+    rows = (start, n)
+    nested = field
+    while nested.format.startswith("+w:"):
+        each = int(nested.format[3:])
+        start, n = start * each, n * each
+        inner, nested = inner.children[0], nested.children[0]
+        start += inner.offset
+        present, holes = (None if which is None else np.repeat(which, each) for which in (present, holes))
+        there = present_rows(nested, inner, start, n)
+        if there is not None:
+            null = ~there if present is None else ~there & present
+            holes = null if holes is None else null | holes
+    array = _array(source, field, data, *rows)
+    if holes is None or not holes.any():
+        return array, None
+    if not has_nat(column.kind):
+        raise SchemaError(f"a list of a fixed size has null elements; fill them first ({source})")
+    array = array.copy()
+    array.reshape(-1)[holes] = np.zeros((), array.dtype)
+    return array, holes
+
+
+def _with_nat(values: Array, holes: Array | None) -> Array:
+    """Times with NaT where they have holes (booleans, flat)."""
+    if holes is None:
+        return values
+    values = values.copy()
+    values.reshape(-1)[holes] = np.array("NaT", values.dtype)
+    return values
+
+
+def _array(source: Kind, field: Field, data: Data, start: int, n: int) -> Array:
+    """The rows of an Arrow array of a fixed width as numpy's of its own type, (n, *shape); nulls may be anything."""
     inner = data
     while field.format.startswith("+w:"):
         each = int(field.format[3:])
         start, n = start * each, n * each
         inner, field = inner.children[0], field.children[0]
         start += inner.offset
-        present = None if present is None else np.repeat(present, each)
-        there = _present(field, inner, start, n)
-        if there is not None and not (there.all() if present is None else there[present].all()):
-            raise SchemaError(f"a list of a fixed size has null elements; fill them first ({source})")
     if field.format in _STRINGS:
-        flat = _wide_text(source.dtype, *_slices(field, inner, start, n))
+        flat = _wide_text(source.dtype, *slices(field, inner, start, n))
         return flat.reshape(-1, *source.shape)
     body = inner.buffers[1]
     if field.format == "b":
@@ -215,7 +256,7 @@ def _fixed(column: Column, source: Kind, array: Array, present: Array | None) ->
         array = array.copy()
         array[~present] = np.zeros((), array.dtype)
     if (source.dtype, source.shape, source.arrow) == (kind.dtype, kind.shape, kind.arrow):
-        return convert.whole_days(column, array if array.flags.c_contiguous else np.ascontiguousarray(array))
+        return whole_days(column, array if array.flags.c_contiguous else np.ascontiguousarray(array))
     if source.dtype.kind == "f" and kind.dtype.kind == "c" and source.shape == (*kind.shape, 2):
         array = array.view(f"c{2 * source.dtype.itemsize}").reshape(-1, *kind.shape)
         source = replace(source, dtype=array.dtype, shape=kind.shape)
@@ -234,75 +275,29 @@ def _fixed(column: Column, source: Kind, array: Array, present: Array | None) ->
     if source.arrow in types.EPOCH_OF:
         array = array.astype("<i8").view(types.EPOCH_OF[source.arrow])
     if kind.arrow in types.EPOCH_OF:
-        return convert.whole_days(column, convert.small_times(column, array))
-    return convert.whole_days(column, rows.fixed(column, array))
+        return whole_days(column, small_times(column, array))
+    return whole_days(column, fixed(column, array))
 
 
 def _to_decimal(column: Column, source: Kind, array: Array) -> Array:
     """Numbers of another scale or width, and integers, as decimals of the column's."""
-    from mmstore.columns.view import decimals
-
     if source.arrow.startswith("d:"):
         same = types.decimal_of(source.arrow)[1:] == types.decimal_of(column.kind.arrow)[1:]
         if same and types.decimal_of(source.arrow)[0] <= types.decimal_of(column.kind.arrow)[0]:
             return array
-        numbers = np.fromiter(decimals(source, array), object, array.size)
-        return convert.decimals(column, numbers.reshape(array.shape))
+        numbers = np.fromiter(unscaled(source, array), object, array.size)
+        return scaled(column, numbers.reshape(array.shape))
     if source.dtype.kind in "iu":
-        return convert.decimals(column, array.tolist())
+        return scaled(column, array.tolist())
     raise misfit(column, f"found {source}; cast it to a decimal first")
 
 
 # --- text and bytes ----------------------------------------------------------------------------------
 
 
-def _slices(field: Field, data: Data, start: int, n: int) -> tuple[Array, Array]:
-    """(offsets from 0 up, bytes) of the rows of an Arrow array of text or bytes."""
-    if not n:
-        return np.zeros(1, "<i8"), np.empty(0, np.uint8)
-    if field.format in ("vu", "vz"):
-        views = data.buffers[1]
-        assert views is not None
-        views = views.view(np.uint8)[16 * start : 16 * (start + n)].copy()
-        lengths = views.view("<i4")[::4].astype(np.int64)
-        bits = data.buffers[0]
-        if bits is not None:  # a view of a missing row may be anything
-            lengths[~bitmap.unpack(bits, start + n)[start:]] = 0
-            views.view("<i4")[::4][lengths == 0] = 0
-        offsets = np.zeros(n + 1, "<i8")
-        np.cumsum(lengths, out=offsets[1:])
-        out = np.empty(int(offsets[-1]), np.uint8)
-        buffers = [b"" if buffer is None else buffer.view(np.uint8).data for buffer in data.buffers[2:]]
-        wrong = copy_views(views, buffers, offsets, out)
-        if wrong >= 0:
-            raise SchemaError(f"row {wrong} of the Arrow data points outside its buffers")
-        return offsets, out
-    width = "<i4" if field.format in ("u", "z") else "<i8"
-    ends, body = data.buffers[1], data.buffers[2]
-    assert ends is not None
-    offsets = ends.view(width)[start : start + n + 1].astype("<i8", copy=False)
-    body = np.empty(0, np.uint8) if body is None else body.view(np.uint8)
-    if check_offsets(np.ascontiguousarray(offsets), len(body)) >= 0:
-        raise SchemaError("the offsets of the Arrow data don't ascend inside its buffers")
-    low, high = int(offsets[0]), int(offsets[-1])
-    return (offsets - low if low else offsets), body[low:high]
-
-
-def _without_missing(kind: Kind, offsets: Array, data: Array, present: Array | None) -> dict[str, Array]:
-    """Text or bytes whose missing rows have none."""
-    if present is not None:
-        lengths = np.diff(offsets)
-        if lengths[~present].any():
-            lengths[~present] = 0
-            closed = np.zeros(len(offsets), "<i8")
-            np.cumsum(lengths, out=closed[1:])
-            data, offsets = gather(data, offsets[:-1], closed), closed
-    return {"offsets": offsets, "data": data}
-
-
 def _from_text(column: Column, field: Field, data: Data, start: int, n: int, present: Array | None) -> Parts:
     kind = column.kind
-    parts = _without_missing(kind, *_slices(field, data, start, n), present)
+    parts = closed(*slices(field, data, start, n), present)
     if field.format in _STRINGS:
         wrong = check_utf8(parts["data"], np.ascontiguousarray(parts["offsets"]))
         if wrong >= 0:
@@ -318,7 +313,7 @@ def _from_text(column: Column, field: Field, data: Data, start: int, n: int, pre
         zero = "" if field.format in _STRINGS else bytes(kind.dtype.itemsize if kind.dtype.kind == "V" else 0)
         listed = [value if there else zero for value, there in zip(listed, present.tolist(), strict=True)]
     plain = Column(column.name, replace(kind, nullable=False))
-    return convert.column_parts(plain, listed)[1]
+    return offered(plain, listed)[1]
 
 
 def _from_dictionary(column: Column, field: Field, data: Data, start: int, n: int, present: Array | None) -> Parts:
@@ -333,11 +328,11 @@ def _from_dictionary(column: Column, field: Field, data: Data, start: int, n: in
         checked = codes if present is None else codes[present]
         if check_codes(np.ascontiguousarray(checked), words.length) >= 0:
             raise misfit(column, f"found codes outside of the {words.length} words that there are")
-    missing = _present(field.dictionary, words, words.offset, words.length)
+    missing = present_rows(field.dictionary, words, words.offset, words.length)
     if missing is not None and (~missing)[codes].any():
         raise misfit(column, "some codes mean a null; drop that from the dictionary")
     if column.kind.layout == CATEGORY and field.dictionary.format in _STRINGS:
-        offsets, text = _slices(field.dictionary, words, words.offset, words.length)
+        offsets, text = slices(field.dictionary, words, words.offset, words.length)
         if check_utf8(text, np.ascontiguousarray(offsets)) >= 0:
             raise misfit(column, "a word is no UTF-8")
         return {"values": codes, "word_offsets": offsets, "words": text}
@@ -345,15 +340,13 @@ def _from_dictionary(column: Column, field: Field, data: Data, start: int, n: in
     decoded = parts_of(plain, field.dictionary, words, 0, words.length)
     if not words.length:
         return _nothing(column.kind, n)
-    from mmstore.columns.batch import pick
-
     return _without_text(pick(column.kind, decoded, codes.astype(np.int64)), column.kind, present)
 
 
 def _without_text(parts: Parts, kind: Kind, present: Array | None) -> Parts:
     if present is None or "data" not in parts:
         return parts
-    return _without_missing(kind, parts["offsets"], parts["data"], present)
+    return closed(parts["offsets"], parts["data"], present)
 
 
 def _from_lists(column: Column, field: Field, data: Data, start: int, n: int, present: Array | None) -> Parts:
@@ -370,7 +363,7 @@ def _from_lists(column: Column, field: Field, data: Data, start: int, n: int, pr
         raise SchemaError("the offsets of lists in the Arrow data don't ascend inside their elements")
     low, high = int(offsets[0]), int(offsets[-1])
     item = Column(column.name, replace(kind, layout=FIXED, nullable=False))
-    values = parts_of(item, replace(inner, name=column.name), child, low, high - low)["values"]
+    values = parts_of(item, replace(inner, name=column.name), child, low, high - low, elements=True)["values"]
     if present is not None:
         lengths = np.diff(offsets)
         if lengths[~present].any():

@@ -7,9 +7,9 @@ A `Field` is a type and a name, `Data` a batch of it: the buffers of Arrow's col
 Capsules carry both across: an exported one may be taken once and releases what was never taken; the arrays are kept
 until the consumer lets go of them.  Where the lines run:
 
-- `mmstore.columns.cdata_layout`: which buffers a format means, how long they must be
-- `mmstore.columns.cdata_out`: structs made from numpy arrays
-- `mmstore.columns.cdata_in`: numpy arrays over a producer's structs
+- `mmstore.exchange.cdata_layout`: which buffers a format means, how long they must be
+- `mmstore.exchange.cdata_out`: structs made from numpy arrays
+- `mmstore.exchange.cdata_in`: numpy arrays over a producer's structs
 - `mmstore.kernels.handover`: the callbacks, which may come at any time in any thread
 
 https://arrow.apache.org/docs/format/CDataInterface.html, .../CStreamInterface.html and
@@ -18,9 +18,9 @@ https://arrow.apache.org/docs/format/CDataInterface.html, .../CStreamInterface.h
 
 from __future__ import annotations
 
-from mmstore.columns.cdata_in import import_array, import_schema, import_stream
-from mmstore.columns.cdata_layout import Data, Field
-from mmstore.columns.cdata_out import export_array, export_schema, export_stream
+from mmstore.exchange.cdata_in import import_array, import_schema, import_stream
+from mmstore.exchange.cdata_layout import Data, Field
+from mmstore.exchange.cdata_out import export_array, export_schema, export_stream
 
 __all__ = [
     "Data",

@@ -20,10 +20,10 @@ from mmstore.columns import types
 from mmstore.columns.batch import Array
 from mmstore.columns.types import BINARY, CATEGORY, LIST, UTF8, Kind
 from mmstore.errors import SchemaError
+from mmstore.exchange.times import since_midnight
 
-__all__ = ["NAT", "comparand", "comparable", "is_bytes"]
+__all__ = ["comparand", "comparable", "is_bytes"]
 
-NAT: Final = np.iinfo("i8").min
 _ATTOSECONDS: Final = {
     unit: 10**18 * seconds for unit, seconds in {"W": 604800, "D": 86400, "h": 3600, "m": 60, "s": 1}.items()
 } | {"ms": 10**15, "us": 10**12, "ns": 10**9, "ps": 10**6, "fs": 1000, "as": 1}
@@ -109,9 +109,9 @@ def _time(kind: Kind, value: Any, misfit: SchemaError) -> Any:
     if isinstance(value, datetime.datetime) and value.tzinfo is not None:
         value = value.astimezone(datetime.UTC).replace(tzinfo=None)
     if isinstance(value, datetime.time):
-        value = datetime.timedelta(
-            hours=value.hour, minutes=value.minute, seconds=value.second, microseconds=value.microsecond
-        )
+        if value.tzinfo is not None:
+            raise misfit
+        value = since_midnight(value)
     wanted = np.datetime64 if dtype.kind == "M" else np.timedelta64
     if isinstance(value, bool | int | float) or isinstance(value, np.generic) and not isinstance(value, wanted):
         raise misfit

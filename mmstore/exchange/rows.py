@@ -7,7 +7,7 @@ a float array never becomes an integer column, however round its values, since t
 Plain Python floats in a list have no width of their own; they are rounded to the column's, as numpy does with
 literals.
 
-What is missing, of variable length, or of a type that numpy doesn't have is the business of `convert`.
+What is missing, of variable length, or of a type that numpy doesn't have is the business of `values`.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ nobody can import it again.  The arrays over a batch keep it; when the last of t
 is called, without the GIL.
 
 The structs say where the buffers are, but not how long: that follows from the format, the length, the offset and the
-last offset of an array, as `mmstore.columns.cdata_layout` has it.  Numbers that contradict each other are
+last offset of an array, as `mmstore.exchange.cdata_layout` has it.  Numbers that contradict each other are
 refused.  An address can't be tested, though: a producer that gives wrong ones crashes us, as it would crash
 anyone.
 """
@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from mmstore.columns.cdata_layout import (
+from mmstore.exchange.cdata_layout import (
     MAX_DEPTH,
     Buffer,
     Data,
@@ -33,7 +33,7 @@ from mmstore.columns.cdata_layout import (
     layout_of,
     size,
 )
-from mmstore.columns.cdata_out import export_schema
+from mmstore.exchange.cdata_out import export_schema
 from mmstore.kernels import arrow_abi as abi
 
 __all__ = ["import_array", "import_schema", "import_stream"]

@@ -13,15 +13,19 @@ from typing import Any, Final
 
 import numpy as np
 
-from mmstore.columns import cdata, types
-from mmstore.columns.cdata import Field
+from mmstore.columns import types
 from mmstore.columns.schema import Column
 from mmstore.columns.types import BINARY, CATEGORY, LIST, UTF8, DType, Kind, cannot, short
 from mmstore.errors import SchemaError
+from mmstore.exchange import cdata
+from mmstore.exchange.cdata import Field
+from mmstore.exchange.times import has_nat
 
-__all__ = ["DTYPE_KEY", "field_of", "item_field", "kind_of", "kind_of_object", "schema_columns"]
+__all__ = ["DTYPE_KEY", "NAT_KEY", "field_of", "item_field", "kind_of", "kind_of_object", "named_kinds"]
 
 DTYPE_KEY: Final = b"mmstore.dtype"
+NAT_KEY: Final = b"mmstore.nat"
+"""Tells that a field is nullable only because its column, which isn't, may have NaT."""
 
 _NUMBERS: Final[Mapping[str, str]] = {
     "c": "|i1", "C": "|u1", "s": "<i2", "S": "<u2", "i": "<i4", "I": "<u4", "l": "<i8", "L": "<u8",
@@ -57,6 +61,8 @@ def field_of(column: Column) -> Field:
         return Field("+L", column.name, kind.nullable, (_element(item),), metadata={})
     for size in reversed(kind.shape):
         item = Field(f"+w:{size}", "", False, (_element(item),), metadata=item.metadata)
+    if not kind.shape and not kind.nullable and has_nat(kind):
+        return replace(item, name=column.name, nullable=True, metadata={**item.metadata, NAT_KEY: b"null"})
     return replace(item, name=column.name, nullable=kind.nullable)
 
 
@@ -100,7 +106,7 @@ def calendar_format(dtype: DType) -> str:
 def kind_of(field: Field) -> Kind:
     """The type that holds a field's values.  Raises `SchemaError` naming what can't be held, and the nearest."""
     kind = _kind(field)
-    return replace(kind, nullable=field.nullable)
+    return replace(kind, nullable=field.nullable and NAT_KEY not in field.metadata)
 
 
 def _kind(field: Field) -> Kind:
@@ -162,13 +168,13 @@ def _kept_dtype(field: Field) -> Kind | None:
     return types.resolve(field.name, (Kind(dtype), tuple(shape)) if shape else Kind(dtype))
 
 
-def schema_columns(spec: Any) -> Iterator[Column]:
-    """The columns of whatever gives an Arrow schema (`__arrow_c_schema__`).  Raises `SchemaError`."""
+def named_kinds(spec: Any) -> Iterator[tuple[str, Kind]]:
+    """(name, type) of the columns of whatever gives an Arrow schema (`__arrow_c_schema__`).  Raises `SchemaError`."""
     field = cdata.import_schema(spec)
     if field.format != "+s":
         raise SchemaError(f"expected the schema of a table, found the Arrow type {short(field.format)}")
-    for id, child in enumerate(field.children):
-        yield Column.of(child.name, kind_of(child), id)
+    for child in field.children:
+        yield child.name, kind_of(child)
 
 
 def kind_of_object(name: str, spec: Any) -> Kind:

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from mmstore.columns.cdata_layout import (
+from mmstore.exchange.cdata_layout import (
     Buffer,
     Data,
     Field,
