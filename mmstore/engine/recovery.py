@@ -15,15 +15,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mmstore import format as fmt
+from mmstore.catalog.entry import Entry
 from mmstore.disk.log import Log, Record
 from mmstore.engine import checkpoint
-from mmstore.engine.operations import decode
+from mmstore.engine.operations import Operation, decode
 from mmstore.engine.publish import publish
 from mmstore.engine.session import Session
 from mmstore.engine.write import WriteState
+from mmstore.errors import CorruptError
 from mmstore.pages.root import Header, Root, newest_header, read_headers
 
-__all__ = ["records_behind", "recover", "settle"]
+__all__ = ["apply", "records_behind", "recover", "settle"]
 
 
 def recover(session: Session, at: int, header: Header) -> Root:
@@ -39,7 +41,7 @@ def recover(session: Session, at: int, header: Header) -> Root:
     last, position, chain = base.txn, base.log_position, base.log_chain
     for record in records_behind(log, base):
         for operation in decode(record.payload):
-            write.apply(operation)
+            apply(write, operation)
         last, position, chain = record.txn, record.position, record.chain
     if last == base.txn:
         write.abort()
@@ -66,6 +68,25 @@ def records_behind(log: Log, root: Root) -> Iterator[Record]:
     return log.replay(root.log_position, root.log_chain, root.txn)
 
 
+def apply(write: WriteState, operation: Operation) -> None:
+    """Replay one operation of the log."""
+    code, name, key, value = operation
+    if code == fmt.OP_PUT:
+        write.put(name, key, value)
+    elif code == fmt.OP_DELETE:
+        write.delete(name, key)
+    elif code == fmt.OP_CLEAR:
+        write.clear(name)
+    elif code == fmt.OP_CREATE:
+        write.create(name, Entry.unpack(value, write.session.page_size, 0))
+    elif write.entry(name) is None:
+        raise CorruptError(f"the log names {name!r}, which the catalog does not have; restore a backup")
+    elif code == fmt.OP_DROP:
+        write.drop(name)
+    else:
+        write.replay_table(operation)
+
+
 def settle(session: Session) -> None:
     """Finish, or cut off, the commit of a writer that died; the caller holds the writer lock."""
     live = session.live
@@ -89,7 +110,7 @@ def settle(session: Session) -> None:
         for record in records_behind(log, base):
             write = WriteState(session, base, record.txn, limit=0)
             for operation in decode(record.payload):
-                write.apply(operation)
+                apply(write, operation)
             base = write.build()._replace(log_position=record.position, log_chain=record.chain)
             publish(session, base)
         live.set("synced", live.txn)

@@ -18,11 +18,10 @@ from typing import Any
 from mmstore import format as fmt
 from mmstore.catalog import tables
 from mmstore.catalog.entry import Entry
-from mmstore.engine.operations import Operation, Operations
+from mmstore.engine.operations import Operations
 from mmstore.engine.right import Right
 from mmstore.engine.session import Session
 from mmstore.engine.tables import TableChanges
-from mmstore.errors import CorruptError
 from mmstore.kernels.gathered import Gathered
 from mmstore.keyspace.descriptor import IndexDescriptor
 from mmstore.keyspace.index import Index
@@ -293,24 +292,6 @@ class WriteState(TableChanges):
                 self.operations.add(fmt.OP_CLEAR, name)
                 if name:
                     self._dirty.add(name)
-
-    def apply(self, operation: Operation) -> None:
-        """Replay one operation of the log."""
-        code, name, key, value = operation
-        if code == fmt.OP_PUT:
-            self.put(name, key, value)
-        elif code == fmt.OP_DELETE:
-            self.delete(name, key)
-        elif code == fmt.OP_CLEAR:
-            self.clear(name)
-        elif code == fmt.OP_CREATE:
-            self.create(name, Entry.unpack(value, self.session.page_size, 0))
-        elif self.entry(name) is None:
-            raise CorruptError(f"the log names {name!r}, which the catalog does not have; restore a backup")
-        elif code == fmt.OP_DROP:
-            self.drop(name)
-        else:
-            self.replay_table(operation)
 
     # --- savepoints ---------------------------------------------------------------------------------
 

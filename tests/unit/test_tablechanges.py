@@ -23,6 +23,7 @@ from mmstore.database.tablewriter import TableWriter
 from mmstore.database.transaction import Transaction
 from mmstore.disk.memory import MemoryFilesystem
 from mmstore.engine.operations import Operation
+from mmstore.engine.recovery import apply
 from mmstore.engine.session import Options
 from mmstore.errors import CorruptError, DiskFullError, SchemaError, TransactionError
 from mmstore.exchange import convert
@@ -353,7 +354,7 @@ def test_impossible_changes_in_the_log_are_corrupt(db: Database, code: int, key:
     before = state_of(db)
     txn = db.transaction()
     with pytest.raises(CorruptError):
-        txn.check_open().apply(Operation(code, b"t", key, value))
+        apply(txn.check_open(), Operation(code, b"t", key, value))
     txn.rollback()
     assert state_of(db) == before
 
@@ -365,7 +366,7 @@ def test_a_number_in_the_log_makes_no_array_longer(db: Database, length: int) ->
     pages = db.stats()["pages"]
     txn = db.transaction()
     with pytest.raises(CorruptError, match=f"3 rows cut to {length}"):
-        txn.check_open().apply(Operation(fmt.OP_RESIZE, b"a", rows(length), b""))
+        apply(txn.check_open(), Operation(fmt.OP_RESIZE, b"a", rows(length), b""))
     txn.rollback()
     assert array.shape == (3,) and db.stats()["pages"] == pages
 
@@ -404,10 +405,10 @@ def test_changes_of_what_has_no_rows_or_no_such_change(db: Database, code: int) 
     for name, codes in allowed.items():
         txn = db.transaction()
         if code in codes:
-            txn.check_open().apply(Operation(code, name, rows(2), b""))
+            apply(txn.check_open(), Operation(code, name, rows(2), b""))
         else:
             with pytest.raises(CorruptError):
-                txn.check_open().apply(Operation(code, name, b"", b""))
+                apply(txn.check_open(), Operation(code, name, b"", b""))
         txn.rollback()
 
 

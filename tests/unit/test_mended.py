@@ -1,4 +1,4 @@
-"""Faults of the commit path that a review found; each fails as long as its fault is there."""
+"""Faults of the commit path that a review found: each of these failed while its fault was there."""
 
 from __future__ import annotations
 
