@@ -131,7 +131,8 @@ def read_deltas(store: Store, free: FreeState, start: int, chain: int) -> Iterat
         _check(stop <= len(data), page, "ends inside a delta")
         _check(xxhash.xxh3_64_intdigest(data[at + 8 : stop], chain) == checksum, page, "contradicts its checksum")
         entries = [Held(*values[:5]) for values in _ENTRY.iter_unpack(data[at + _DELTA.size : stop])]
-        _check(all(entry.length for entry in entries), page, "names runs of no pages")
+        good = all(entry.length and entry.kind <= fmt.FREE_BULK for entry in entries)
+        _check(good, page, "names runs of no pages, or of no kind")
         taken = RunSet()
         for entry in entries[:n_taken]:
             _check(not taken.overlap(entry.start, entry.length), page, "takes pages twice")

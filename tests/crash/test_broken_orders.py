@@ -35,6 +35,12 @@ def publish_before_sync(patch: pytest.MonkeyPatch, scenario: Scenario) -> None:
     patch.setattr(Writer, "built", eager)
 
 
+def publish_what_was_built_during_the_sync(patch: pytest.MonkeyPatch, scenario: Scenario) -> None:
+    """The sync under way when its record was appended need not have taken it along."""
+    publish = Writer._publish
+    patch.setattr(Writer, "_publish", lambda self, batch: publish(self, list(self._pending)))
+
+
 def acknowledge_before_sync(patch: pytest.MonkeyPatch, scenario: Scenario) -> None:
     patch.setattr(Writer, "wait_durable", lambda self, txn: self.publish_relaxed())
 
@@ -116,6 +122,50 @@ def usual(scenario: Scenario) -> None:
     scenario.run(20)
 
 
+def commits_built_ahead(scenario: Scenario) -> None:
+    """Two more threads append to the log while the record before theirs is being synced, and wait behind it."""
+    (process,) = scenario.processes
+    history = scenario.bench.history
+    ahead: list[tuple[int, int]] = []
+    sync = Log.sync
+
+    def others() -> None:
+        database = process.database
+        assert database is not None
+        if ahead or not database.writer._pending:
+            return
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(database.writer, "wait_durable", lambda txn: None)  # they wait, this thread goes on
+            for _ in range(2):
+                with database.transaction() as txn:
+                    content = scenario.content.copy()
+                    scenario.put(txn, content, 60)
+                    ahead.append((history.begun(content, txn.txn_id), txn.txn_id))
+
+    def syncing(log: Log) -> None:
+        """Their records come just before what the disk takes along, or just behind."""
+        ours = process.database is not None and log is process.database.session.log  # not that of an image
+        before = ours and scenario.rng.random() < 0.3
+        if before:
+            others()
+        sync(log)
+        if ours and not before:
+            others()
+
+    scenario.open(process)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Log, "sync", syncing)
+        for _ in range(8):
+            scenario.small(process)
+            assert process.database is not None
+            for index, txn in ahead:
+                process.database.writer.wait_durable(txn)
+                history.durable(index)
+            ahead.clear()
+    scenario.compare()
+    scenario.close(process)
+
+
 def checkpoints_in_the_middle_of_commits(scenario: Scenario) -> None:
     """Of a commit that is in the log and not yet synced."""
     inside = False
@@ -191,6 +241,7 @@ def laps(scenario: Scenario) -> None:
 
 BREAKS: list[tuple[Break, Callable[[Scenario], None], int]] = [  # and how many processes
     (publish_before_sync, usual, 1),
+    (publish_what_was_built_during_the_sync, commits_built_ahead, 1),
     (acknowledge_before_sync, usual, 1),
     (header_before_data, usual, 1),
     (header_without_the_other, usual, 1),
