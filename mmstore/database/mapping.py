@@ -80,8 +80,11 @@ class ReadKeyspace(Mapping[bytes, bytes]):
         value = self._get(key)
         return default if value is None else value
 
+    def _has(self, key: Any) -> bool:
+        raise NotImplementedError
+
     def __contains__(self, key: object) -> bool:
-        return self._get(key) is not None
+        return self._has(key)
 
     def __iter__(self) -> Iterator[bytes]:
         return (key for key, _ in self._items())
@@ -129,6 +132,10 @@ class SnapshotKeyspace(ReadKeyspace):
     def _get(self, key: Any) -> bytes | None:
         tree = self._snapshot.state.tree(self._name)
         return None if tree is None else tree.get(check_key(key))
+
+    def _has(self, key: Any) -> bool:
+        tree = self._snapshot.state.tree(self._name)
+        return tree is not None and tree.contains(check_key(key))
 
     def _get_many(self, keys: list[Any]) -> list[bytes | None]:
         tree = self._snapshot.state.tree(self._name)
@@ -178,6 +185,9 @@ class Keyspace(ReadKeyspace, MutableMapping[bytes, bytes]):
 
     def _get(self, key: Any) -> bytes | None:
         return self._latest.get(key)  # type: ignore[no-any-return]
+
+    def _has(self, key: Any) -> bool:
+        return self._latest.contains(key)
 
     def _get_many(self, keys: list[Any]) -> list[bytes | None]:
         with self._database.reader.pinned() as state:
@@ -288,6 +298,10 @@ class TransactionKeyspace(ReadKeyspace, MutableMapping[bytes, bytes]):
     def _get(self, key: Any) -> bytes | None:
         index = self._transaction.index(self._name)
         return None if index is None else index.get(check_key(key))
+
+    def _has(self, key: Any) -> bool:
+        index = self._transaction.index(self._name)
+        return index is not None and index.contains(check_key(key))
 
     def _gather(self, data: bytes, offsets: Any, out: Any, size: int, found: Any) -> None:
         index = self._transaction.index(self._name)

@@ -20,3 +20,6 @@ cdef class Latest:
 
     @cython.locals(txn=uint64_t, tree=Tree, data=bytes)
     cpdef object get(self, key, default=*)
+
+    @cython.locals(txn=uint64_t, tree=Tree, data=bytes, found=bint)
+    cpdef bint contains(self, key) except -1

@@ -63,3 +63,21 @@ class Latest:
         if atomics.mms_load_u64(self.word) - txn > self.grace:
             value = self.otherwise(data)
         return default if value is None else value
+
+    def contains(self, key: Any) -> bool:
+        """Whether there is a value of ``key``; a large one isn't copied for that."""
+        data = key if type(key) is bytes else plain(key)
+        if len(data) > MAX_KEY:
+            raise ValueError(f"a key has at most {MAX_KEY} bytes, this one has {len(data)}")
+        try:
+            if atomics.mms_load_u64(self.word) != self.txn:
+                self.refresh()
+            txn = self.txn
+            tree = self.tree
+            found = tree is not None and tree.contains(data)
+        except CorruptError:
+            return self.otherwise(data) is not None
+        atomics.mms_fence_acquire()
+        if atomics.mms_load_u64(self.word) - txn > self.grace:
+            return self.otherwise(data) is not None
+        return found

@@ -8,6 +8,7 @@ import errno
 import gc
 import importlib.util
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -546,6 +547,15 @@ def test_a_batch_that_does_not_fit_is_an_error() -> None:
         list(import_stream(Stream(NUMBERS, short))[1])
 
 
+@pytest.fixture
+def ctrl_c_interrupts() -> Iterator[None]:
+    """Also where the tests are run in the background of a shell, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_ctrl_c_in_a_stream(kernel: ModuleType) -> None:
     def batches() -> Iterator[Data]:
         raise KeyboardInterrupt

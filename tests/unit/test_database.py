@@ -18,6 +18,7 @@ from mmstore import format as fmt
 from mmstore.database.database import Database
 from mmstore.engine import checkpoint
 from mmstore.engine.session import Session
+from mmstore.keyspace import values
 from mmstore.pages.pins import Pins
 from mmstore.pages.root import Root
 
@@ -907,3 +908,18 @@ def test_wait_sees_no_commit_that_changed_nothing(any_db: Database) -> None:
     with any_db.transaction() as txn:
         txn.get(b"k")
     assert any_db.wait(seen, timeout=0.01) == seen
+
+
+def test_whether_there_is_a_large_value_is_told_without_reading_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reads(*_: object) -> bytes:
+        raise AssertionError("the value was read")
+
+    with mmstore.open(":memory:") as db:
+        db[b"large"] = bytes(100_000)
+        db.keyspace("k")[b"large"] = bytes(100_000)
+        with monkeypatch.context() as patch, db.snapshot() as snapshot, db.transaction() as txn:
+            patch.setattr(values, "read", reads)
+            for mapping in (db, db.keyspace("k"), snapshot, snapshot.keyspace("k"), txn, txn.keyspace("k")):
+                assert b"large" in mapping and b"small" not in mapping
+                with pytest.raises(AssertionError, match="was read"):
+                    mapping[b"large"]
