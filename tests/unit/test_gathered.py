@@ -10,7 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mmstore
+from mmstore.database.database import open_on
+from mmstore.disk.posix import PosixFilesystem
 from mmstore.engine import write as write_module
+from mmstore.engine.session import Options
 from mmstore.engine.write import WriteState
 from mmstore.errors import TransactionError
 
@@ -164,3 +167,20 @@ def test_the_log_has_them(tmp_path: Path) -> None:
         expected = dict(db)
     with mmstore.open(copy) as db:
         assert dict(db) == expected and len(expected) == 20 and db.check() == []
+
+
+def test_what_outgrows_the_log_only_when_it_is_entered_is_committed_by_a_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "a.mms"
+    options = Options(background=False, log_ring=64 << 10)
+    with open_on(PosixFilesystem(), str(path), "c", options) as db:
+        db[b"before"] = b"1"
+        with db.transaction() as txn:
+            for number in range(40):
+                txn[b"%d" % number] = bytes(1000)
+            assert waiting(txn) == 38
+        assert db.stats()["large_commits"] == 1
+        copy = tmp_path / "b.mms"
+        copy.write_bytes(path.read_bytes())
+        Path(f"{copy}-wal").write_bytes(Path(f"{path}-wal").read_bytes())
+    with mmstore.open(copy) as db:
+        assert len(db) == 41 and db.check() == []
