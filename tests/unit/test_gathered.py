@@ -134,6 +134,11 @@ def test_changing_while_iterating_is_noticed() -> None:
         with pytest.raises(RuntimeError):
             for _ in txn:
                 txn[b"new"] = b"y"
+        *_, last = txn
+        with pytest.raises(RuntimeError):
+            for key in txn:
+                if key == last:  # nothing is read behind it
+                    txn[b"newer"] = b"z"
 
 
 def test_one_that_fails_is_not_committed(monkeypatch: pytest.MonkeyPatch) -> None:
