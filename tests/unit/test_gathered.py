@@ -15,7 +15,7 @@ from mmstore.disk.posix import PosixFilesystem
 from mmstore.engine import write as write_module
 from mmstore.engine.session import Options
 from mmstore.engine.write import WriteState
-from mmstore.errors import TransactionError
+from mmstore.errors import DiskFullError, TransactionError
 
 
 @pytest.fixture(autouse=True)
@@ -157,6 +157,24 @@ def test_one_that_fails_is_not_committed(monkeypatch: pytest.MonkeyPatch) -> Non
         with pytest.raises(TransactionError, match="failed halfway"):
             txn.commit()
         assert dict(db) == {b"before": b"1"}
+
+
+def test_what_fails_to_be_entered_is_undone_by_the_savepoint_that_it_was_put_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> int:
+        raise DiskFullError(28, "no room")
+
+    with mmstore.open(":memory:") as db:
+        with db.transaction() as txn:
+            txn[b"before"] = b"1"
+            monkeypatch.setattr(WriteState, "put_many", full)
+            with pytest.raises(DiskFullError), txn.savepoint():
+                for number in range(5):
+                    txn[b"%d" % number] = b"x"
+            monkeypatch.undo()
+            txn[b"after"] = b"2"
+        assert dict(db) == {b"before": b"1", b"after": b"2"} and db.check() == []
 
 
 def test_the_log_has_them(tmp_path: Path) -> None:
