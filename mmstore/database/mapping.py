@@ -316,8 +316,8 @@ class TransactionKeyspace(ReadKeyspace, MutableMapping[bytes, bytes]):
         index = self._transaction.index(self._name)
         if index is not None:
             for item in index.items():
-                self._transaction.check_open().enter()  # what was put meanwhile changes the index
                 yield item
+                self._transaction.check_open().enter()  # what was put meanwhile changes the index
 
     def view(self, key: Any) -> memoryview:
         """The value of ``key``, read-only; inside a transaction it is over a copy."""

@@ -198,6 +198,8 @@ class Transaction(TransactionKeyspace):
         mark = write.savepoint()
         try:
             yield
+            if self._write is write:
+                write.enter()  # what was put in it fails in it, where it can be undone
         except BaseException:
             if self._write is write:
                 write.rollback(mark)

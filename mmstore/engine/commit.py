@@ -74,9 +74,9 @@ def commit(session: Session, writer: Writer, write: WriteState) -> int:
     if not write.changed:
         rollback(writer, write)
         return write.base.txn
-    small = write.operations.complete
     try:
         root = write.build()
+        small = write.operations.complete  # not before: what was gathered may have outgrown the log
         if small:
             _make_room(session, writer, write)
         else:

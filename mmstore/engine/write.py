@@ -22,6 +22,7 @@ from mmstore.engine.operations import Operations
 from mmstore.engine.right import Right
 from mmstore.engine.session import Session
 from mmstore.engine.tables import TableChanges
+from mmstore.kernels import packed
 from mmstore.kernels.gathered import Gathered
 from mmstore.keyspace.descriptor import IndexDescriptor
 from mmstore.keyspace.index import Index
@@ -258,6 +259,7 @@ class WriteState(TableChanges):
 
     def put_slices(self, name: bytes, keys: tuple[Any, Any], values: tuple[Any, Any]) -> int:
         """The same of keys and values that are each (bytes, n + 1 offsets), as int64."""
+        keys, values = packed.pairs(*keys, *values)
         if len(keys[1]) < 2:
             return 0
         index = self.index(name, create=True)

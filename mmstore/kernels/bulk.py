@@ -82,11 +82,8 @@ class Loader(Writer):
 
         Raises ValueError, before anything is changed, where an offset or the length of a key is wrong.
         """
-        source, places = packed.keys(data, offsets)
-        rows, ends = packed.slices(values, bounds)
+        (source, places), (rows, ends) = packed.pairs(data, offsets, values, bounds)
         n = len(places) - 1
-        if len(ends) != n + 1:
-            raise ValueError(f"expected as many values as keys, got {len(ends) - 1} for {n}")
         try:
             self.begin_batch(n, True)
             self.rows_view = rows

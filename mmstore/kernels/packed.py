@@ -16,7 +16,7 @@ from typing import Any
 
 from mmstore.kernels import raw
 
-__all__ = ["check_offsets", "flat", "keys", "numbers", "room", "slices"]
+__all__ = ["check_offsets", "flat", "keys", "numbers", "pairs", "room", "slices"]
 
 MAX_KEY = 0xFFFF
 
@@ -86,3 +86,12 @@ def keys(data: Any, offsets: Any) -> tuple[Any, array[int]]:
                 "hash it, or split it"
             )
     return source, places
+
+
+def pairs(data: Any, offsets: Any, values: Any, bounds: Any) -> tuple[tuple[Any, array[int]], tuple[Any, array[int]]]:
+    """``keys(data, offsets)`` and ``slices(values, bounds)``.  Raises ValueError, too, unless they are as many."""
+    mine, others = keys(data, offsets), slices(values, bounds)
+    n, m = len(mine[1]) - 1, len(others[1]) - 1
+    if n != m:
+        raise ValueError(f"expected as many values as keys, got {m} for {n}")
+    return mine, others

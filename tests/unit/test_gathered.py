@@ -10,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mmstore
+from mmstore.database.database import open_on
+from mmstore.disk.posix import PosixFilesystem
 from mmstore.engine import write as write_module
+from mmstore.engine.session import Options
 from mmstore.engine.write import WriteState
-from mmstore.errors import TransactionError
+from mmstore.errors import DiskFullError, TransactionError
 
 
 @pytest.fixture(autouse=True)
@@ -131,6 +134,11 @@ def test_changing_while_iterating_is_noticed() -> None:
         with pytest.raises(RuntimeError):
             for _ in txn:
                 txn[b"new"] = b"y"
+        *_, last = txn
+        with pytest.raises(RuntimeError):
+            for key in txn:
+                if key == last:  # nothing is read behind it
+                    txn[b"newer"] = b"z"
 
 
 def test_one_that_fails_is_not_committed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,6 +159,24 @@ def test_one_that_fails_is_not_committed(monkeypatch: pytest.MonkeyPatch) -> Non
         assert dict(db) == {b"before": b"1"}
 
 
+def test_what_fails_to_be_entered_is_undone_by_the_savepoint_that_it_was_put_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> int:
+        raise DiskFullError(28, "no room")
+
+    with mmstore.open(":memory:") as db:
+        with db.transaction() as txn:
+            txn[b"before"] = b"1"
+            monkeypatch.setattr(WriteState, "put_many", full)
+            with pytest.raises(DiskFullError), txn.savepoint():
+                for number in range(5):
+                    txn[b"%d" % number] = b"x"
+            monkeypatch.undo()
+            txn[b"after"] = b"2"
+        assert dict(db) == {b"before": b"1", b"after": b"2"} and db.check() == []
+
+
 def test_the_log_has_them(tmp_path: Path) -> None:
     """What is replayed after a crash is what was put, in a log record of its own."""
     path = tmp_path / "a.mms"
@@ -164,3 +190,20 @@ def test_the_log_has_them(tmp_path: Path) -> None:
         expected = dict(db)
     with mmstore.open(copy) as db:
         assert dict(db) == expected and len(expected) == 20 and db.check() == []
+
+
+def test_what_outgrows_the_log_only_when_it_is_entered_is_committed_by_a_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "a.mms"
+    options = Options(background=False, log_ring=64 << 10)
+    with open_on(PosixFilesystem(), str(path), "c", options) as db:
+        db[b"before"] = b"1"
+        with db.transaction() as txn:
+            for number in range(40):
+                txn[b"%d" % number] = bytes(1000)
+            assert waiting(txn) == 38
+        assert db.stats()["large_commits"] == 1
+        copy = tmp_path / "b.mms"
+        copy.write_bytes(path.read_bytes())
+        Path(f"{copy}-wal").write_bytes(Path(f"{path}-wal").read_bytes())
+    with mmstore.open(copy) as db:
+        assert len(db) == 41 and db.check() == []

@@ -558,3 +558,34 @@ def test_a_full_disk_is_an_error_and_nothing_more(path: Path, monkeypatch: pytes
             assert dict(db) == expected and db.check() == []
         db[b"large"] = bytes(8 << 20)
         assert len(db) == 501
+
+
+PUT_WRONGLY = {
+    "a key outside": (bytes(4), [0, 2, 9], bytes(4), [0, 2, 4]),
+    "a value outside": (bytes(4), [0, 2, 4], bytes(4), [0, 2, 9]),
+    "a value less": (bytes(4), [0, 2, 4], bytes(4), [0, 4]),
+    "values without keys": (b"", [0], bytes(4), [0, 4]),
+    "no offsets": (b"", [], b"", []),
+}
+
+
+@pytest.mark.parametrize("what", PUT_WRONGLY)
+def test_wrong_slices_make_no_keyspace(db: Database, what: str) -> None:
+    data, offsets, values, bounds = PUT_WRONGLY[what]
+    with db.transaction() as txn:
+        with pytest.raises(ValueError, match="expected"):
+            txn.keyspace("new").put_slices((data, np.array(offsets, np.int64)), (values, np.array(bounds, np.int64)))
+    assert db.keyspaces() == []
+
+
+def test_slices_of_any_buffer_are_logged_as_the_bytes_that_were_put(path: Path, tmp_path: Path) -> None:
+    expected = {bytes([0] * 8): bytes([5] + [0] * 7), bytes([1] + [0] * 7): bytes([6] + [0] * 7)}
+    with mmstore.open(path) as db:
+        with db.transaction() as txn:
+            txn.put_slices((np.arange(2), np.array([0, 8, 16])), (np.array([[5], [6]]), np.array([0, 8, 16])))
+        assert dict(db) == expected
+        copy = tmp_path / "copy.mms"
+        copy.write_bytes(path.read_bytes())
+        Path(f"{copy}-wal").write_bytes(Path(f"{path}-wal").read_bytes())
+    with mmstore.open(copy) as db:
+        assert dict(db) == expected and db.check() == []
