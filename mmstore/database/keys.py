@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MAX_KEY", "check_key", "check_value", "key_list", "name_bytes", "packed_keys", "value_list"]
+__all__ = ["MAX_KEY", "check_key", "check_value", "key_list", "name_bytes", "packed_keys", "packed_list", "value_list"]
 
 MAX_KEY = 65535
 _PLAIN = (bytes, bytearray, memoryview)
@@ -69,10 +69,14 @@ def packed_keys(keys: Any) -> tuple[bytes, npt.NDArray[np.int64]]:
         np.cumsum(sizes, out=offsets[1:])
         rows = keys.view(np.uint8).reshape(len(keys), size)
         return rows[np.arange(size) < sizes[:, None]].tobytes(), offsets
-    listed = [check_key(key) for key in keys]
-    offsets = np.zeros(len(listed) + 1, np.int64)
-    np.cumsum(np.fromiter(map(len, listed), np.int64, len(listed)), out=offsets[1:])
-    return b"".join(listed), offsets
+    return packed_list([check_key(key) for key in keys])
+
+
+def packed_list(items: list[Any]) -> tuple[bytes, npt.NDArray[np.int64]]:
+    """A list of bytes as bytes and n + 1 offsets."""
+    offsets = np.zeros(len(items) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, items), np.int64, len(items)), out=offsets[1:])
+    return b"".join(items), offsets
 
 
 def _checked(keys: npt.NDArray[Any]) -> npt.NDArray[Any]:

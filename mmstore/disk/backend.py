@@ -26,7 +26,14 @@ if TYPE_CHECKING:
 else:
     Buffer = object  # collections.abc.Buffer, from Python 3.12 on
 
-__all__ = ["Backend", "Buffer", "Filesystem"]
+__all__ = ["Backend", "Buffer", "Filesystem", "nbytes"]
+
+
+def nbytes(data: Buffer) -> int:
+    """Bytes of a buffer, at no object for the usual ones."""
+    if type(data) is memoryview:
+        return data.nbytes
+    return len(data) if type(data) is bytes or type(data) is bytearray else memoryview(data).nbytes
 
 
 class Backend(Protocol):

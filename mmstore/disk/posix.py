@@ -14,7 +14,7 @@ import sys
 from typing import Final, NoReturn
 
 from mmstore.disk import libc
-from mmstore.disk.backend import Buffer
+from mmstore.disk.backend import Buffer, nbytes
 from mmstore.errors import DiskFullError, FormatError
 
 if sys.platform == "win32":
@@ -102,7 +102,7 @@ class PosixBackend:
     def pwrite(self, data: Buffer, off: int) -> None:
         try:
             done = os.pwrite(self._fd, data, off)
-            if done == (len(data) if type(data) is bytes or type(data) is bytearray else memoryview(data).nbytes):
+            if done == nbytes(data):
                 return
             rest = memoryview(data).cast("B")
             while done < rest.nbytes:

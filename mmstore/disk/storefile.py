@@ -24,7 +24,7 @@ from operator import itemgetter
 from typing import Final, Literal
 
 from mmstore.disk import libc
-from mmstore.disk.backend import Backend, Buffer
+from mmstore.disk.backend import Backend, Buffer, nbytes
 from mmstore.disk.mapping import FileMapping, anonymous, map_live
 from mmstore.errors import CorruptError, DiskFullError
 from mmstore.format import FIXED_SIZE, HEADER_AT, IDENTITY_AT, LIVE_AT, LIVE_SIZE, ZONE_SIZE
@@ -192,9 +192,9 @@ class StoreFile:
             return
         first = ordered[0][0]
         last, tail = ordered[-1]
-        stop = last + _nbytes(tail)
+        stop = last + nbytes(tail)
         if first < FIXED_SIZE or stop > self.size:
-            raise ValueError(f"placing [{first}, ...) up to {last} + {_nbytes(tail)} of {self.size} bytes")
+            raise ValueError(f"placing [{first}, ...) up to {last} + {nbytes(tail)} of {self.size} bytes")
         if self._placing == "memcpy" or self.private:
             self.place_by_memcpy(ordered)
         elif len(ordered) <= _FEW and self._are_apart(ordered):
@@ -208,7 +208,7 @@ class StoreFile:
         """Whether each is a page at most and none are to be joined or cut: what a small commit has."""
         stop = 0
         for off, data in ordered:
-            n = _nbytes(data)
+            n = nbytes(data)
             if off == stop or n > self.page_size or off % ZONE_SIZE + n > ZONE_SIZE:
                 return False
             stop = off + n
@@ -224,7 +224,7 @@ class StoreFile:
                 joined = []
             if not joined:
                 start = off
-            stop = off + _nbytes(data)
+            stop = off + nbytes(data)
             cut = (off // piece + 1) * piece
             if stop > cut:
                 flat = memoryview(data).cast("B")
@@ -241,7 +241,7 @@ class StoreFile:
     def _pwrite(self, data: Buffer, off: int) -> None:
         """Write; of bulk the disk begins at once, so that it has little left to do when the commit waits for it."""
         self.backend.pwrite(data, off)
-        n = _nbytes(data)
+        n = nbytes(data)
         if n >= _BULK:
             self.backend.start_writing(off, n)
 
@@ -346,12 +346,6 @@ class StoreFile:
         self.mapping.close()
         self.mapped.close()
         self.backend.close()
-
-
-def _nbytes(data: Buffer) -> int:
-    if type(data) is memoryview:
-        return data.nbytes
-    return len(data) if type(data) is bytes or type(data) is bytearray else memoryview(data).nbytes
 
 
 def create(backend: Backend, identity: bytes) -> None:

@@ -186,20 +186,13 @@ def _array_and_holes(
     Null elements are zeros; only times can have them, which become NaT.  Those of missing rows don't count.
     """
     holes = None
-    inner = data
-    rows = (start, n)
-    nested = field
-    while nested.format.startswith("+w:"):
-        each = int(nested.format[3:])
-        start, n = start * each, n * each
-        inner, nested = inner.children[0], nested.children[0]
-        start += inner.offset
+    for nested, inner, first, count, each in _inward(field, data, start, n):
         present, holes = (None if which is None else np.repeat(which, each) for which in (present, holes))
-        there = present_rows(nested, inner, start, n)
+        there = present_rows(nested, inner, first, count)
         if there is not None:
             null = ~there if present is None else ~there & present
             holes = null if holes is None else null | holes
-    array = _array(source, field, data, *rows)
+    array = _array(source, field, data, start, n)
     if holes is None or not holes.any():
         return array, None
     if not has_nat(column.kind):
@@ -207,6 +200,15 @@ def _array_and_holes(
     array = array.copy()
     array.reshape(-1)[holes] = np.zeros((), array.dtype)
     return array, holes
+
+
+def _inward(field: Field, data: Data, start: int, n: int) -> Iterator[tuple[Field, Data, int, int, int]]:
+    """Lists of a fixed size from the outermost on: (field, array, first element, elements, how many each list has)."""
+    while field.format.startswith("+w:"):
+        each = int(field.format[3:])
+        field, data = field.children[0], data.children[0]
+        start, n = start * each + data.offset, n * each
+        yield field, data, start, n, each
 
 
 def _with_nat(values: Array, holes: Array | None) -> Array:
@@ -220,16 +222,11 @@ def _with_nat(values: Array, holes: Array | None) -> Array:
 
 def _array(source: Kind, field: Field, data: Data, start: int, n: int) -> Array:
     """The rows of an Arrow array of a fixed width as numpy's of its own type, (n, *shape); nulls may be anything."""
-    inner = data
-    while field.format.startswith("+w:"):
-        each = int(field.format[3:])
-        start, n = start * each, n * each
-        inner, field = inner.children[0], field.children[0]
-        start += inner.offset
+    field, data, start, n, _ = [(field, data, start, n, 1), *_inward(field, data, start, n)][-1]
     if field.format in _STRINGS:
-        flat = _wide_text(source.dtype, *slices(field, inner, start, n))
+        flat = _wide_text(source.dtype, *slices(field, data, start, n))
         return flat.reshape(-1, *source.shape)
-    body = inner.buffers[1]
+    body = data.buffers[1]
     if field.format == "b":
         flat = np.zeros(0, np.bool_) if body is None else bitmap.unpack(body.view(np.uint8), start + n)[start:]
     else:

@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from mmstore.database.keys import packed_list
+
 __all__ = ["Gathered", "Slices", "listed", "packed", "rows", "slices"]
 
 Slices: TypeAlias = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
@@ -65,9 +67,8 @@ def slices(column: Any) -> Slices:
 
 def packed(values: list[bytes]) -> Slices:
     """A list of bytes."""
-    offsets = np.zeros(len(values) + 1, np.int64)
-    np.cumsum(np.fromiter(map(len, values), np.int64, len(values)), out=offsets[1:])
-    return np.frombuffer(b"".join(values), np.uint8), offsets
+    data, offsets = packed_list(values)
+    return np.frombuffer(data, np.uint8), offsets
 
 
 def rows(array: Any) -> Slices:

@@ -7,7 +7,6 @@ Operators are those of a table's scan.  A row whose value is missing fulfils onl
 
 from __future__ import annotations
 
-import operator as operators
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -15,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from mmstore.errors import SchemaError
+from mmstore.exchange.compare import COMPARE
 from mmstore.integrations.inputs.base import ArrayBatch, Batch
 
 __all__ = ["Condition", "chosen", "conditions", "expression", "scanned"]
@@ -28,8 +28,6 @@ _IN: Final = re.compile(r"\s*(?P<column>.+?)\s+in\s+(?P<values>.+?)\s*", re.DOTA
 _NULL: Final = re.compile(r"\s*(?P<column>.+?)\s+is\s+(?P<negated>not\s+)?null\s*", re.IGNORECASE)
 _CALLS: Final = {"==": "equal", "!=": "not_equal", "<": "less", "<=": "less_equal", ">": "greater",
                  ">=": "greater_equal"}  # fmt: skip
-_OPERATIONS: Final = {"==": operators.eq, "!=": operators.ne, "<": operators.lt, "<=": operators.le,
-                      ">": operators.gt, ">=": operators.ge}  # fmt: skip
 
 
 def conditions(given: str | Condition | Iterable[str | Condition] | None) -> list[Condition]:
@@ -124,7 +122,7 @@ def expression(wanted: Sequence[Condition], schema: Any) -> Any:
         elif operator == "!=" and pa.types.is_floating(kind):
             continue
         else:
-            one = _OPERATIONS[operator](field, pc.scalar(_value(name, value, kind)))
+            one = COMPARE[operator](field, pc.scalar(_value(name, value, kind)))
         found = one if found is None else found & one
     return found
 
@@ -167,9 +165,7 @@ def _array_mask(batch: ArrayBatch, condition: Condition) -> Any:
     values = [_as(name, part, array.dtype) for part in (value if operator == "in" else [value])]
     if operator == "in":
         return np.isin(array, values)
-    calls = {"==": np.equal, "!=": np.not_equal, "<": np.less, "<=": np.less_equal, ">": np.greater,
-             ">=": np.greater_equal}  # fmt: skip
-    return calls[operator](array, values[0])
+    return COMPARE[operator](array, values[0])
 
 
 def _as(name: str, value: Any, dtype: np.dtype[Any]) -> Any:

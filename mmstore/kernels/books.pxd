@@ -23,7 +23,7 @@ cdef class Books:
     @cython.locals(align=uint64_t, recycled=RunSet, taken=RunSet)
     cpdef object alloc(self, uint64_t n, uint64_t kind)
 
-    @cython.locals(pages=uint64_t)
+    @cython.locals(size=uint64_t, pages=uint64_t)
     cpdef uint64_t alignment(self, uint64_t n)
 
     @cython.locals(found=list, recycled=RunSet, free=RunSet, taken=RunSet, floor=uint64_t, run=tuple)
@@ -42,6 +42,8 @@ cdef class Books:
 
     @cython.locals(given=list, taken=list, run=tuple, runs=RunSet, recycled=RunSet, kind=uint64_t)
     cpdef tuple settle(self)
+
+    cpdef uint64_t delta_size(self, uint64_t entries)
 
     @cython.locals(size=uint64_t, body=bytearray, to="unsigned char *", at=uint64_t, start=uint64_t, length=uint64_t, born=uint64_t, freed=uint64_t, kind=uint64_t)
     cpdef tuple delta(self, list given, list taken, uint64_t chain)

@@ -82,12 +82,11 @@ class Books:
 
     def alignment(self, n: int) -> int:
         """What the first page of a bulk run of ``n`` pages is a multiple of."""
-        pages = fmt.ZONE_SIZE // self.page_size
-        if n < pages or pages == 1:
-            pages = fmt.BLOCK_SIZE // self.page_size
-            if n < pages or pages == 0:
-                pages = 1
-        return pages
+        for size in (fmt.ZONE_SIZE, fmt.BLOCK_SIZE):
+            pages = size // self.page_size
+            if n >= pages > 1:
+                return pages
+        return 1
 
     def alloc_pages(self, n: int, kind: int) -> list[tuple[int, int]]:
         """Take ``n`` pages wherever they lie; returns (first, pages) of each run.  Raises DiskFullError."""
@@ -190,9 +189,13 @@ class Books:
                 taken += list(runs)
         return given, taken
 
+    def delta_size(self, entries: int) -> int:
+        """Bytes of a delta with so many runs given and taken."""
+        return DELTA_SIZE + entries * ENTRY_SIZE
+
     def delta(self, given: list[Run], taken: list[tuple[int, int]], chain: int) -> tuple[bytearray, int]:
         """The delta that says so, as the file has it, behind one with the checksum ``chain``; and its checksum."""
-        size = DELTA_SIZE + (len(given) + len(taken)) * ENTRY_SIZE
+        size = self.delta_size(len(given) + len(taken))
         body = bytearray(size)
         to = raw.writable(body)
         raw.store64(to, TXN, self.txn)

@@ -18,8 +18,8 @@ cdef class Latest:
 
     cpdef bind(self, word)
 
-    @cython.locals(txn=uint64_t, tree=Tree, data=bytes)
     cpdef object get(self, key, default=*)
-
-    @cython.locals(txn=uint64_t, tree=Tree, data=bytes, found=bint)
     cpdef bint contains(self, key) except -1
+
+    @cython.locals(txn=uint64_t, tree=Tree, data=bytes)
+    cdef object look(self, key, bint whole)

@@ -47,6 +47,15 @@ class Latest:
 
     def get(self, key: Any, default: Any = None) -> Any:
         """The value of ``key``, or ``default``."""
+        value = self.look(key, True)
+        return default if value is None else value
+
+    def contains(self, key: Any) -> bool:
+        """Whether there is a value of ``key``; a large one isn't copied for that."""
+        return self.look(key, False) is not None
+
+    def look(self, key: Any, whole: bool) -> Any:
+        """The value of ``key``, or unless ``whole`` anything in its place; None if there is none."""
         data = key if type(key) is bytes else plain(key)
         if len(data) > MAX_KEY:
             raise ValueError(f"a key has at most {MAX_KEY} bytes, this one has {len(data)}")
@@ -55,29 +64,12 @@ class Latest:
                 self.refresh()  # reads the catalog, which may be recycled meanwhile like any page
             txn = self.txn
             tree = self.tree
-            value = None if tree is None else tree.get(data)
+            value = None
+            if tree is not None:
+                value = tree.get(data) if whole else tree.contains(data) or None
         except (CorruptError, PinNeeded):
-            value = self.otherwise(data)
-            return default if value is None else value
+            return self.otherwise(data)
         atomics.mms_fence_acquire()
         if atomics.mms_load_u64(self.word) - txn > self.grace:
-            value = self.otherwise(data)
-        return default if value is None else value
-
-    def contains(self, key: Any) -> bool:
-        """Whether there is a value of ``key``; a large one isn't copied for that."""
-        data = key if type(key) is bytes else plain(key)
-        if len(data) > MAX_KEY:
-            raise ValueError(f"a key has at most {MAX_KEY} bytes, this one has {len(data)}")
-        try:
-            if atomics.mms_load_u64(self.word) != self.txn:
-                self.refresh()
-            txn = self.txn
-            tree = self.tree
-            found = tree is not None and tree.contains(data)
-        except CorruptError:
-            return self.otherwise(data) is not None
-        atomics.mms_fence_acquire()
-        if atomics.mms_load_u64(self.word) - txn > self.grace:
-            return self.otherwise(data) is not None
-        return found
+            return self.otherwise(data)
+        return value

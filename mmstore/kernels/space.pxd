@@ -41,8 +41,7 @@ cdef class Space:
     @cython.locals(at=uint64_t)
     cdef void expect(self, uint64_t ref) noexcept
 
-    @cython.locals(ref=uint64_t)
-    cpdef mark(self, uint64_t first, uint64_t n)
+    cdef void mark(self, uint64_t ref) noexcept
 
     cdef object corrupt(self, uint64_t ref, uint64_t kind)
 

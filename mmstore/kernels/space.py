@@ -139,15 +139,13 @@ class Space:
                 page=ref,
                 offset=ref * self.page_size,
             )
-        if ref >> 3 < self.bits_size:
-            raw.store8(self.bits, ref >> 3, raw.peek8(self.bits, ref >> 3) | 1 << (ref & 7))
+        self.mark(ref)
         return 0
 
-    def mark(self, first: int, n: int) -> None:
-        """The checksums of these pages are right: we made them."""
-        for ref in range(first, first + n):
-            if ref >> 3 < self.bits_size:
-                raw.store8(self.bits, ref >> 3, raw.peek8(self.bits, ref >> 3) | 1 << (ref & 7))
+    def mark(self, ref: int) -> None:
+        """The checksum of this page is known to be right."""
+        if ref >> 3 < self.bits_size:
+            raw.store8(self.bits, ref >> 3, raw.peek8(self.bits, ref >> 3) | 1 << (ref & 7))
 
     def corrupt(self, ref: int, kind: int) -> CorruptError:
         """What is wrong with a reference to a page of this kind, or with what is in the page."""
@@ -399,7 +397,7 @@ class Space:
         """The checksums of all pages are right where they lie now: we made them."""
         for i in range(self.used):
             if self.state[i] != FREE:
-                self.mark(self.number[i], 1)
+                self.mark(self.number[i])
 
     def emptied(self) -> None:
         """All pages have been placed: start the pool anew."""

@@ -28,7 +28,6 @@ __all__ = [
     "Held",
     "Piece",
     "Store",
-    "delta_size",
     "list_pages",
     "load_entries",
     "new_list",
@@ -59,11 +58,6 @@ class Store(Protocol):
 
     def pread(self, n: int, offset: int) -> bytes: ...
     def grow(self, to: int) -> None: ...
-
-
-def delta_size(entries: int) -> int:
-    """Bytes of a delta with so many entries."""
-    return _DELTA.size + entries * _ENTRY.size
 
 
 def list_pages(entries: int, page_size: int) -> int:

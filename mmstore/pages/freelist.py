@@ -112,7 +112,7 @@ class FreeList(Books):
 
     def grow(self, n: int, kind: int) -> None:
         """Append whole zones with room for ``n`` pages."""
-        page_size = self._store.page_size
+        page_size = self.page_size
         zone = fmt.ZONE_SIZE // page_size
         first = self.pages
         last = -(-(first + n) // zone) * zone
@@ -162,7 +162,7 @@ class FreeList(Books):
 
     def cut(self) -> int:
         """Take whole free zones at the end of the store out of it (inside a transaction); returns how many pages."""
-        zone = fmt.ZONE_SIZE // self._store.page_size
+        zone = fmt.ZONE_SIZE // self.page_size
         before = self.pages
         found = True
         while found:
@@ -187,7 +187,7 @@ class FreeList(Books):
         assert state is not None
         given, taken = self.settle()
         entries = len(given) + len(self.grown) + len(taken)
-        size = state.delta_bytes + freefile.delta_size(entries)
+        size = state.delta_bytes + self.delta_size(entries)
         if state.consolidation and size <= state.delta_pages * self.page_size:
             body, chain = self.delta([*given, *self.grown], taken, state.delta_chain)
             piece: Piece = state.delta_page * self.page_size + state.delta_bytes, body
@@ -205,7 +205,7 @@ class FreeList(Books):
         return state, piece
 
     def _consolidate(self, given: list[Run]) -> tuple[FreeState, Piece]:
-        page_size = self._store.page_size
+        page_size = self.page_size
         count = sum(map(len, self.free_runs)) + sum(map(len, self.held)) + len(self.blocked) + len(given)
         pages = freefile.list_pages(count + 8, page_size)  # taking the run itself may split a few
         deltas = max(pages, _DELTA_MIN // page_size)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import operator
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -15,15 +14,8 @@ import pytest
 import mmstore
 from mmstore import SchemaError, nullable
 from mmstore.database.table import Table
+from signs import COMPARE
 
-COMPARE = {
-    "==": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
 every_sign = pytest.mark.parametrize("sign", COMPARE)
 
 DAYS = [datetime.date(2024, 1, n) for n in (1, 2, 3)]

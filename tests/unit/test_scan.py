@@ -6,7 +6,6 @@ import datetime
 import decimal
 import math
 import mmap
-import operator
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from mmstore.database.database import Database
 from mmstore.disk import libc
 from mmstore.engine import tables as changes
 from mmstore.errors import SchemaError
+from signs import COMPARE
 
 D = decimal.Decimal
 UTC = datetime.UTC
@@ -40,16 +40,6 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "_STEP", SMALL)
     monkeypatch.setattr(changes, "_STEP", SMALL)
     assert check.fmt.BLOCK_ROWS == SMALL
-
-
-COMPARE = {
-    "==": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
 
 
 def holds(value: Any, sign: str, wanted: Any) -> bool:
