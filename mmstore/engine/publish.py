@@ -14,10 +14,8 @@ _WAKEUPS = fmt.LIVE.offset["wakeups"]
 
 def publish(session: Session, root: Root) -> None:
     """Write the idle root slot, swing the txn id, fence; then wake whoever waits for a commit."""
-    live = session.live
-    live.publish(root)
+    waited = session.live.publish(root)
     session.remember(root)
     session.counts["commits"] += 1
-    live.set_half("wakeups", live.half("wakeups") + 1)
-    if live.half("waiters"):
-        libc.futex_wake(live.memory, _WAKEUPS)
+    if waited:
+        libc.futex_wake(session.live.memory, _WAKEUPS)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from mmstore import format as fmt
@@ -90,14 +91,15 @@ class Session:
         self._prepared = False
         self._newest: Root | None = None
         self._known: tuple[Root | None, dict[bytes, Entry]] = (None, {})
+        self._nonces = count(int.from_bytes(os.urandom(8), "little") | 1, 2)
         self.checkpointing = threading.Lock()
         self.background: threading.Thread | None = None
         self.background_error: Exception | None = None
         self.counts = {"commits": 0, "large_commits": 0, "syncs": 0, "checkpoints": 0, "settled": 0}
 
     def new_nonce(self) -> int:
-        """A random number that is not 0."""
-        return int.from_bytes(os.urandom(8), "little") | 1
+        """A number that is not 0 and that no other session gives: odd ones from a random one on."""
+        return next(self._nonces) & 0xFFFF_FFFF_FFFF_FFFF
 
     @contextmanager
     def hold_checkpoint(self) -> Iterator[None]:

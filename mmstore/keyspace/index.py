@@ -51,7 +51,8 @@ class Index(Loader):
 
     def sealed_desc(self) -> IndexDescriptor:
         """The index with its root's final page number, behind ``work.assign``."""
-        return self.desc._replace(root=self.work.final(self.root))
+        root = self.work.final(self.root)
+        return IndexDescriptor(root, self.nodes, self.pages, self.height, self.depth, 0, self.count, self.size)
 
     # --- all records --------------------------------------------------------------------------------
 

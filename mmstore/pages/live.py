@@ -15,7 +15,8 @@ import xxhash
 
 from mmstore import format as fmt
 from mmstore.errors import CorruptError
-from mmstore.kernels.atomics import fence, load_acquire, store_release
+from mmstore.kernels.atomics import fence, load_acquire
+from mmstore.kernels.words import Words
 from mmstore.pages.root import Root
 
 __all__ = ["LivePage"]
@@ -24,16 +25,11 @@ _AT = fmt.LIVE.offset
 _TXN = _AT["txn"]
 
 
-class LivePage:
+class LivePage(Words):
     """Typed access to the mapped live page.
 
     ``memory`` is the mapping of the live page (writable unless the handle may not write the file).
     """
-
-    __slots__ = ("memory",)
-
-    def __init__(self, memory: memoryview) -> None:
-        self.memory = memory
 
     # --- a new session ------------------------------------------------------------------------------
 
@@ -51,38 +47,14 @@ class LivePage:
         self.set("committing", root.txn)
         self.publish(root)
 
-    # --- words --------------------------------------------------------------------------------------
-
-    def get(self, field: str) -> int:
-        return load_acquire(self.memory, _AT[field])
-
-    def set(self, field: str, value: int) -> None:
-        store_release(self.memory, _AT[field], value)
-
-    @property
-    def txn(self) -> int:
-        """The newest published txn id."""
-        return load_acquire(self.memory, _TXN)
-
-    def half(self, field: str) -> int:
-        """A word of four bytes (slots, waiters, wakeups)."""
-        at = _AT[field]
-        return int.from_bytes(self.memory[at : at + 4], "little")
-
-    def set_half(self, field: str, value: int) -> None:
-        at = _AT[field]
-        self.memory[at : at + 4] = (value & 0xFFFF_FFFF).to_bytes(4, "little")
-
     # --- roots --------------------------------------------------------------------------------------
 
-    def publish(self, root: Root) -> None:
-        """Make ``root`` the newest for every process.  Its txn id must have the idle slot's parity."""
-        data = root.pack()
-        at = fmt.ROOT_SLOT_AT[root.txn & 1]
-        checksum = xxhash.xxh3_64_intdigest(data, self.get("nonce"))
-        self.memory[at : at + fmt.ROOT_SLOT.size] = data + checksum.to_bytes(8, "little")
-        store_release(self.memory, _TXN, root.txn)
-        fence()
+    def publish(self, root: Root) -> bool:
+        """Make ``root`` the newest for every process; whether somebody waits for that.
+
+        Its txn id must have the idle slot's parity.
+        """
+        return self.publish_slot(root.txn, root.pack())
 
     def read_root(self) -> Root:
         """The newest published root, whole.
