@@ -24,6 +24,7 @@ class ColumnFile:
         self.freed: list[Extent] = []
         self.largest_write = 0
         self.writes: list[tuple[int, int]] = []
+        self.zones: list[int] = []
         self.txn = 1
         self.savepoints = False
         """Whether the transaction has one."""
@@ -41,6 +42,8 @@ class ColumnFile:
         start = self.pages + self.gap
         if n >= align:
             start = -(-start // align) * align
+        if n >= (zone := fmt.ZONE_SIZE // self.page_size):
+            start = -(-start // zone) * zone
         self.pages = start + n
         self.taken.update(range(start, start + n))
         self.backend.truncate(self.pages * self.page_size)
@@ -59,14 +62,19 @@ class ColumnFile:
             self.writes.append((offset, len(data)))
             self.backend.pwrite(data, offset)
 
+    def begin_zone(self, offset: int) -> None:
+        self.zones.append(offset)
+        self.backend.pwrite(b"\xee" * fmt.ZONE_SIZE, offset)
+
     def read(self, offset: int, n: int) -> bytes:
         return self.backend.pread(n, offset)
 
     def space(self) -> Space:
         """What transaction number `txn` gets."""
         return Space(
-            self.page_size, self.read, self.txn, self.alloc, self.free, self.place, lambda: self.savepoints, self.words
-        )
+            self.page_size, self.read, self.txn, self.alloc, self.free, self.place, lambda: self.savepoints, self.words,
+            begin_zone=self.begin_zone,
+        )  # fmt: skip
 
     def flip(self, offset: int, bit: int = 1) -> None:
         """Damage a byte."""

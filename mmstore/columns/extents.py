@@ -134,6 +134,8 @@ class Space(Source):
     """What `words` knows; the transaction's, or its handle's."""
     tails: dict[tuple[int, int], Any] = field(default_factory=dict)
     """(length, checksum) of a tail -> the running hash that came to it; likewise."""
+    begin_zone: Callable[[int], None] = lambda offset: None
+    """Told of a zone of the file before its first bytes are placed, when the rest will come piece by piece."""
 
     def keeping(self) -> tuple[Space, Callable[[], None]]:
         """This space, but what is freed through it can be read until the function behind it was called."""
@@ -248,6 +250,8 @@ def write(runs: Runs, position: int, data: Any, space: Space) -> Runs:
         runs = _lengthen(runs, missing, space)
     last = runs[-1]
     begin = (runs.pages - last.pages) * page_size
+    if len(data) >= fmt.BLOCK_SIZE:
+        _begin_zone(last, max(position - begin, 0), end - begin, space)
     if begin <= position and end - position <= PIECE:  # all of it in the last run, as most are
         space.place([(last.start * page_size + position - begin, data)])
         return runs
@@ -260,6 +264,14 @@ def write(runs: Runs, position: int, data: Any, space: Space) -> Runs:
             done += size
     space.place(writes)
     return runs
+
+
+def _begin_zone(run: Extent, start: int, stop: int, space: Space) -> None:
+    """Say so if bytes [start, stop) of `run`, the last that it has, are the first of a zone but don't fill it."""
+    first = run.start * space.page_size
+    zone = (first + stop) // fmt.ZONE_SIZE * fmt.ZONE_SIZE
+    if first + start <= zone < first + stop and zone + fmt.ZONE_SIZE <= first + run.pages * space.page_size:
+        space.begin_zone(zone)
 
 
 def _lengthen(runs: Runs, missing: int, space: Space) -> Runs:

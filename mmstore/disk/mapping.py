@@ -82,8 +82,11 @@ _NOTHING: Final = _Reservation.from_address(0)  # immortal: what a closed mappin
 _NOTHING.start = _NOTHING.mapped = _NOTHING.charge = 0
 
 
-def _reserve(n: int, least: int) -> _Reservation:
-    """Addresses for ``n`` bytes, or fewer where the system won't give so many, but ``least``; zone-aligned."""
+def _reserve(n: int, least: int, shift: int = 0) -> _Reservation:
+    """Addresses for ``n`` bytes, or fewer where the system won't give so many, but ``least``.
+
+    They begin ``shift`` bytes, less than a zone, behind a multiple of a zone.
+    """
     while True:
         length = n + ZONE_SIZE
         flags = libc.MAP_PRIVATE | libc.MAP_ANONYMOUS | libc.MAP_NORESERVE
@@ -94,7 +97,7 @@ def _reserve(n: int, least: int) -> _Reservation:
                 raise
             n = max(n // 4, least)
             continue
-        start = -(-found // ZONE_SIZE) * ZONE_SIZE
+        start = _round_up(found - shift, ZONE_SIZE) + shift
         if start > found:
             libc.unmap(found, start - found)
         reservation = _Reservation.from_address(start)
@@ -327,7 +330,7 @@ class SequenceMap:
             if not _take(len(added) + 1):
                 return False
             try:
-                exporter = _reserve(max(_SEQUENCE_RESERVATION, 4 * total), total)
+                exporter = _reserve(max(_SEQUENCE_RESERVATION, 4 * total), total, self._shift(added))
             except OSError:
                 _returned.append(len(added) + 1)
                 raise
@@ -346,6 +349,19 @@ class SequenceMap:
             at += length
         self._exporter = exporter
         return True
+
+    def _shift(self, runs: list[tuple[int, int]]) -> int:
+        """Where in a zone the addresses must begin so that the longest run lies in zones as it does in the file.
+
+        Only so one fault maps a large folio whole, and one entry of the page table maps a zone; all runs that are zones
+        then do, since each is a whole number of them.
+        """
+        at = shift = longest = 0
+        for first, pages in runs:
+            if pages > longest:
+                longest, shift = pages, (first * self._page_size - at) % ZONE_SIZE
+            at += pages * self._page_size
+        return shift
 
     def view(self, nbytes: int, on_release: Callable[[], object] | None = None) -> memoryview:
         """The first ``nbytes`` bytes, read-only; ``on_release`` (see ``tracked_view``) when the last user is gone."""

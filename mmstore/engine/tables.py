@@ -77,6 +77,7 @@ class TableChanges:
             savepoints=lambda: bool(marks),  # no reference to self: the right to write goes with its last one
             words=self.session.words,
             tails=self.session.tails,
+            begin_zone=store.begin_zone,
         )
 
     def _table(self, name: bytes) -> Entry:

@@ -7,8 +7,6 @@ and stored with release order; those of four bytes (slots, waiters, wakeups) are
 
 from __future__ import annotations
 
-from typing import Any
-
 from mmstore import format as fmt
 from mmstore.kernels import hashing, raw
 from mmstore.kernels import plain_atomics as atomics
@@ -52,7 +50,7 @@ class Words:
         raw.store32(raw.writable(self.memory), AT[field], value & 0xFFFF_FFFF)
 
     def publish_slot(self, txn: int, root: bytes) -> bool:
-        """Put the packed ``root`` into the idle slot, swing the txn id to it, fence; whether somebody waits for that."""
+        """Put the packed ``root`` into the idle slot, swing the txn id to it, fence; whether somebody waits for it."""
         if len(root) != ROOT:
             raise ValueError(f"expected a root of {ROOT} bytes, got {len(root)}")
         source = raw.content(root)

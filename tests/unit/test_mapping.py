@@ -25,7 +25,7 @@ from mmstore.disk.mapping import (
 )
 from mmstore.disk.memory import MemoryFilesystem
 from mmstore.disk.posix import PosixFilesystem
-from mmstore.format import FIXED_SIZE, LIVE_AT, LIVE_SIZE
+from mmstore.format import FIXED_SIZE, LIVE_AT, LIVE_SIZE, ZONE_SIZE
 from strikes import struck
 
 P = 4096
@@ -305,6 +305,22 @@ def test_neighbours_take_one_mapping() -> None:
     sequence.extend([(2, 1), (3, 1)])
     assert mappings_in_use() == before + 4
     assert [sequence.view(7 * P)[i * P] for i in range(7)] == [3, 4, 5, 6, 1, 2, 3]
+
+
+def test_whole_zones_lie_in_zones_of_memory_as_they_do_in_the_file() -> None:
+    """Else no fault could map a large folio whole."""
+    zone = ZONE_SIZE // P
+    backend = MemoryFilesystem().open("f", create=True)
+    backend.truncate(8 * ZONE_SIZE)
+    for small in ([(1, 3)], [(1, 3), (20, 16)], []):
+        runs = [*small, (2 * zone, 2 * zone), (5 * zone, zone)]
+        sequence = SequenceMap(backend, P, runs)
+        at = libc.address_of(sequence.view(sequence.size)) + sum(pages for _, pages in small) * P
+        assert at % ZONE_SIZE == 0, "of each whole zone then"
+        sequence.extend([(6 * zone, zone)])
+        assert libc.address_of(sequence.view(sequence.size)) + sum(pages for _, pages in small) * P == at
+    part = SequenceMap(backend, P, [(4 * zone + 16, 32), (1, 1)])  # a piece of a zone: where in it as in the file
+    assert libc.address_of(part.view(P)) % ZONE_SIZE == 16 * P
 
 
 def test_an_empty_sequence() -> None:

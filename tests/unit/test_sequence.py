@@ -55,6 +55,25 @@ def test_checksums_are_those_of_whole_blocks_however_the_bytes_came() -> None:
         assert not list(sequence.verify(state, space))
 
 
+def test_zones_that_are_filled_piece_by_piece_are_begun_once() -> None:
+    """Before their first bytes, and only where a run has the whole zone and nothing in it yet."""
+    file = ColumnFile()
+    zone = fmt.ZONE_SIZE
+    state, whole = EMPTY, b""
+    for seed in range(40):
+        piece = noise(800_000 + seed, seed)
+        state, whole = sequence.append(state, piece, file.space()), whole + piece
+    assert sequence.read(state, file.space(), 0, len(whole)) == whole
+    runs = [run for run in state.runs if run.pages * 4096 >= zone]
+    begun = [at for run in runs for at in range(run.start * 4096, (run.start + run.pages) * 4096, zone)]
+    assert len(runs) > 2 and file.zones == begun[: len(file.zones)] and len(begun) - len(file.zones) <= 1 + len(runs)
+    seen = len(file.zones)
+    state = sequence.append(state, noise(64 * KIB - 1), file.space())  # what is small begins none
+    assert len(file.zones) == seen
+    one = sequence.append(EMPTY, noise(4 * zone), file.space())  # what fills it, neither
+    assert len(file.zones) == seen and one.length == 4 * zone
+
+
 def test_runs_double_to_64_kib_then_grow_by_a_quarter() -> None:
     file = ColumnFile(gap=16)
     state, sizes = EMPTY, []

@@ -229,6 +229,27 @@ def test_writes_end_where_zones_end(store: StoreFile) -> None:
     assert writes(store) == [(10 * MIB, 2 * MIB), (12 * MIB, 2 * MIB), (14 * MIB, P)]
 
 
+def test_a_zone_is_begun_by_one_write(store: StoreFile) -> None:
+    store.grow(8 * MIB)
+    writes(store).clear()
+    store.begin_zone(4 * MIB)
+    assert writes(store) == [(4 * MIB, ZONE_SIZE)] and not any(store.mem[4 * MIB : 6 * MIB])
+    private = StoreFile(watched(), P, private=True)
+    private.grow(8 * MIB)
+    private.begin_zone(4 * MIB)
+    assert writes(private) == []
+
+
+def test_the_disk_begins_with_zones_that_are_full(store: StoreFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.grow(16 * MIB)
+    started: list[tuple[int, int]] = []
+    monkeypatch.setattr(store.backend, "start_writing", lambda off, n: started.append((off, n)))
+    for at in (4 * MIB, 5 * MIB - 1, 6 * MIB - 512_000):
+        store.place([(at, bytes(MIB - 1))])
+    store.place([(9 * MIB, bytes(4 * MIB))])
+    assert started == [(4 * MIB, 2 * MIB), (8 * MIB, 2 * MIB), (10 * MIB, 2 * MIB)]
+
+
 @pytest.mark.parametrize("bad", [(FIXED_SIZE - 1, b"xy"), (0, b"x"), (ZONE_SIZE - 1, b"xy"), (ZONE_SIZE, b"x")])
 def test_placing_out_of_bounds(store: StoreFile, bad: tuple[int, bytes]) -> None:
     store.grow(ZONE_SIZE)
