@@ -240,7 +240,7 @@ class StoreFile:
         pwrite(joined[0] if len(joined) == 1 else b"".join(joined), start)
 
     def _pwrite(self, data: Buffer, off: int) -> None:
-        """Write; of bulk the disk begins with full zones at once, so that little is left when the commit waits for it."""
+        """Write; with full zones of bulk the disk begins at once, so that little is left when the commit waits."""
         self.backend.pwrite(data, off)
         n = nbytes(data)
         start, stop = off // ZONE_SIZE * ZONE_SIZE, (off + n) // ZONE_SIZE * ZONE_SIZE
