@@ -14,8 +14,8 @@ stays within the root's pages, and every sequence is exactly as long as the rows
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, NamedTuple
 
 from mmstore import format as fmt
 from mmstore.columns import sequence, state
@@ -33,8 +33,7 @@ MAX_NAME: Final = 65535  # bytes: an operation of the log has 16 bits for it
 VERSION: Final = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """What a name stands for; a value, each change gives another."""
 
     kind: int
@@ -42,7 +41,7 @@ class Entry:
     id: int = 0
     """Never used twice in a store; 0 until the entry is in the catalog."""
     rows: int = 0
-    index: IndexDescriptor = EMPTY
+    index: IndexDescriptor = EMPTY  # type: ignore[assignment]  # a tuple's method, which nobody needs
     """The keyspace's index; a table's key index."""
     schema: Schema | None = None
     columns: tuple[ColumnState, ...] = ()
@@ -77,11 +76,11 @@ class Entry:
         schema = self.schema.to_json() if self.schema is not None else b""
         head = fmt.ENTRY.struct.pack(
             self.kind, VERSION, 0, len(schema), self.id, self.rows, self.deleted, self.index.pack(),
-            len(self.sequences), 0
+            _sequences(self.schema, self.columns), 0
         )  # fmt: skip
         if self.schema is None:
             return head
-        return b"".join([head, schema, *(column.pack() for column in self.columns), self.marks.pack()])
+        return b"".join([head, schema, *[column.pack() for column in self.columns], self.marks.pack()])
 
     @classmethod
     def unpack(cls, data: Buffer, page_size: int, pages: int) -> Entry:
@@ -119,7 +118,7 @@ class Entry:
                 raise CorruptError(f"{rows} rows have {marks.length} marks, {head['deleted']} of them set")
         elif head["schema_size"] or rows or head["deleted"]:
             raise CorruptError(f"a keyspace has no schema and no rows, found {head['schema_size']} bytes, {rows} rows")
-        sequences = sum(len(column.sequences) for column in columns) + (schema is not None)
+        sequences = _sequences(schema, columns)
         if head["sequences"] != sequences:
             raise CorruptError(f"expected a catalog entry with {sequences} sequences, found {head['sequences']}")
         if offset != len(data):
@@ -130,3 +129,8 @@ class Entry:
         if index != EMPTY and kind != fmt.ENTRY_KEYSPACE and (schema is None or schema.key is None):
             raise CorruptError(f"a {KIND_NAMES[kind]} without a key has a key index of {index.count} records")
         return cls(kind, head["id"], rows, index, schema, tuple(columns), head["deleted"], marks)
+
+
+def _sequences(schema: Schema | None, columns: Iterable[ColumnState]) -> int:
+    """How many an entry has: of each column its parts and its statistics, and the marks."""
+    return 0 if schema is None else sum([len(column.parts) + 1 for column in columns]) + 1

@@ -57,7 +57,7 @@ def append(entry: Entry, batch: Batch, space: Space) -> Entry:
         state.append(column.kind, old, entry.rows, batch.rows, parts, space)
         for column, old, parts in zip(schema_of(entry), entry.columns, batch.columns, strict=True)
     ]
-    return replace(entry, rows=entry.rows + batch.rows, columns=tuple(columns))
+    return entry._replace(rows=entry.rows + batch.rows, columns=tuple(columns))
 
 
 def update(entry: Entry, rows: Array, positions: Sequence[int], batch: Batch, space: Space) -> Entry:
@@ -66,7 +66,7 @@ def update(entry: Entry, rows: Array, positions: Sequence[int], batch: Batch, sp
     for position, parts in zip(positions, batch.columns, strict=True):
         kind = schema_of(entry).columns[position].kind
         columns[position] = state.update(kind, columns[position], entry.rows, rows, parts, space)
-    return replace(entry, columns=tuple(columns))
+    return entry._replace(columns=tuple(columns))
 
 
 def delete(entry: Entry, rows: Array, space: Space) -> Entry:
@@ -76,7 +76,7 @@ def delete(entry: Entry, rows: Array, space: Space) -> Entry:
     if marks.length < end:
         marks = sequence.append(marks, bytes(min(-(-end // _STEP) * _STEP, entry.rows) - marks.length), space)
     marks = scatter(marks, 1, rows, np.ones((len(rows), 1), np.uint8), space)
-    return replace(entry, marks=marks, deleted=entry.deleted + len(rows))
+    return entry._replace(marks=marks, deleted=entry.deleted + len(rows))
 
 
 def marked(entry: Entry, source: Source, start: int, stop: int) -> Array:
@@ -91,7 +91,7 @@ def marked(entry: Entry, source: Source, start: int, stop: int) -> Array:
 def truncate(entry: Entry, rows: int, space: Space) -> Entry:
     """The first `rows` rows of an array; fewer than it has."""
     cut = state.truncate(schema_of(entry).columns[0].kind, entry.columns[0], rows, space)
-    return replace(entry, rows=rows, columns=(cut,))
+    return entry._replace(rows=rows, columns=(cut,))
 
 
 # --- columns -----------------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ def add_column(entry: Entry, column: Column, fill: Parts, space: Space) -> Entry
     for start in range(0, entry.rows, _STEP):
         n = min(_STEP, entry.rows - start)
         new = state.append(column.kind, new, start, n, batches.cut(column.kind, some, 0, n), space)
-    return replace(entry, schema=made, columns=(*entry.columns, new))
+    return entry._replace(schema=made, columns=(*entry.columns, new))
 
 
 def drop_column(entry: Entry, name: str, space: Space) -> Entry:
@@ -119,7 +119,7 @@ def drop_column(entry: Entry, name: str, space: Space) -> Entry:
         raise SchemaError(f"column {name!r} is the table's only one; drop the table instead")
     state.free(entry.columns[at], space)
     made = Schema(schema.columns[:at] + schema.columns[at + 1 :], schema.key)
-    return replace(entry, schema=made, columns=entry.columns[:at] + entry.columns[at + 1 :])
+    return entry._replace(schema=made, columns=entry.columns[:at] + entry.columns[at + 1 :])
 
 
 def rename_column(entry: Entry, name: str, new: str) -> Entry:
@@ -128,7 +128,7 @@ def rename_column(entry: Entry, name: str, new: str) -> Entry:
     at = schema.position(name)
     renamed = replace(schema.columns[at], name=Column.of(new, "i1").name)
     key = None if schema.key is None else tuple(new if part == name else part for part in schema.key)
-    return replace(entry, schema=Schema((*schema.columns[:at], renamed, *schema.columns[at + 1 :]), key))
+    return entry._replace(schema=Schema((*schema.columns[:at], renamed, *schema.columns[at + 1 :]), key))
 
 
 def allow_nulls(entry: Entry, name: str) -> Entry:
@@ -142,7 +142,7 @@ def allow_nulls(entry: Entry, name: str) -> Entry:
     columns[at] = replace(column, kind=replace(column.kind, nullable=True))
     states = list(entry.columns)
     states[at] = state.allow_nulls(states[at])
-    return replace(entry, schema=Schema(tuple(columns), schema.key), columns=tuple(states))
+    return entry._replace(schema=Schema(tuple(columns), schema.key), columns=tuple(states))
 
 
 # --- the whole ---------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def compact(entry: Entry, space: Space) -> Entry:
     Raises `CorruptError` where what is there is damaged, `DiskFullError`.
     """
     if not entry.deleted:
-        return replace(entry, columns=tuple(_gathered(column, space) for column in entry.columns))
+        return entry._replace(columns=tuple(_gathered(column, space) for column in entry.columns))
     space, release = space.keeping()  # the old rows are read meanwhile
     schema = schema_of(entry)
     sequence.require(entry.marks, space)
@@ -173,7 +173,7 @@ def compact(entry: Entry, space: Space) -> Entry:
     columns = [_compacted(entry, at, column, space) for at, column in enumerate(schema)]
     free(entry, space)
     release()
-    return replace(entry, rows=entry.rows - entry.deleted, columns=tuple(columns), deleted=0, marks=sequence.EMPTY)
+    return entry._replace(rows=entry.rows - entry.deleted, columns=tuple(columns), deleted=0, marks=sequence.EMPTY)
 
 
 def _gathered(column: state.ColumnState, space: Space) -> state.ColumnState:
@@ -182,7 +182,7 @@ def _gathered(column: state.ColumnState, space: Space) -> state.ColumnState:
         sequence.gathered(part, space) if sequence.scattered(part, space.page_size) else part
         for part in column.sequences
     )
-    return replace(column, parts=tuple(parts), blocks=blocks)
+    return column._replace(parts=tuple(parts), blocks=blocks)
 
 
 def _compacted(entry: Entry, at: int, column: Column, space: Space) -> state.ColumnState:

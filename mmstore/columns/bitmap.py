@@ -14,7 +14,6 @@ others above them.  No checksum covers that byte; its truth is the state.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -62,7 +61,7 @@ def append(state: Sequence, bits: Array, space: Space) -> Sequence:
     before = unpack(np.array([state.last], np.uint8), state.bits)
     packed = pack(np.concatenate([before, bits]))
     whole, rest = divmod(state.bits + len(bits), 8)
-    state = sequence.append(replace(state, bits=0, last=0), packed[:whole].data, space)
+    state = sequence.append(state._replace(bits=0, last=0), packed[:whole].data, space)
     return _ended(state, rest, int(packed[whole]) if rest else 0, space)
 
 
@@ -81,7 +80,7 @@ def _ended(state: Sequence, bits: int, last: int, space: Space) -> Sequence:
     if state.high > state.length:
         state = sequence.own_tail(state, space)
     runs = extents.write(state.runs, state.length, bytes([last]), space)
-    return replace(state, runs=runs, bits=bits, last=last)
+    return state._replace(runs=runs, bits=bits, last=last)
 
 
 def truncate(state: Sequence, n: int, space: Space) -> Sequence:
@@ -92,9 +91,9 @@ def truncate(state: Sequence, n: int, space: Space) -> Sequence:
     whole, rest = divmod(n, 8)
     last = pack(read(state, space, 8 * whole, n))
     shown = state.extent
-    state = replace(sequence.truncate(replace(state, bits=0, last=0), whole, space), bits=0, last=0)
+    state = sequence.truncate(state._replace(bits=0, last=0), whole, space)._replace(bits=0, last=0)
     if state.runs:
-        state = replace(state, high=max(state.high, shown))  # the byte at `whole` has been seen with other bits
+        state = state._replace(high=max(state.high, shown))  # the byte at `whole` has been seen with other bits
     return _ended(state, rest, int(last[0]) if rest else 0, space)
 
 
@@ -106,7 +105,7 @@ def update(state: Sequence, rows: Array, bits: Array, space: Space) -> Sequence:
     old[rows - 8 * first] = bits
     packed = pack(old)
     changed = scatter(state, 1, places, packed[places - first].reshape(-1, 1), space)
-    return replace(changed, last=int(packed[-1])) if last == state.length else changed
+    return changed._replace(last=int(packed[-1])) if last == state.length else changed
 
 
 def verify(state: Sequence, source: Source) -> Iterator[CorruptError]:

@@ -17,7 +17,6 @@ sealed under a fresh checksum.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -106,7 +105,7 @@ def _replace(state: Sequence, start: int, data: memoryview, space: Space) -> Seq
     tail_checksum = state.tail_checksum
     if len(whole) % fmt.BLOCK_SIZE:
         tail_checksum = sums.pop()
-    state = replace(state, runs=runs, tail_checksum=tail_checksum)
+    state = state._replace(runs=runs, tail_checksum=tail_checksum)
     return _replace_sums(state, start // fmt.BLOCK_SIZE, np.array(sums, "<u8"), space) if sums else state
 
 
@@ -124,4 +123,4 @@ def _replace_sums(state: Sequence, first: int, sums: Array, space: Space) -> Seq
         runs = extents.write(extents.cut(state.sums_runs, page, space), start, data.data, space)
     else:
         runs = extents.replace_pages(state.sums_runs, page, data.data, space)
-    return replace(state, sums_runs=runs)
+    return state._replace(sums_runs=runs)

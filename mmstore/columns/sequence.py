@@ -27,8 +27,7 @@ Called by tables and arrays inside a write transaction; the read-only functions 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import xxhash
@@ -65,8 +64,7 @@ _SEQUENCE = fmt.SEQUENCE
 _PACK = fmt.SEQUENCE.struct.pack
 
 
-@dataclass(frozen=True, slots=True)
-class Sequence:
+class Sequence(NamedTuple):
     """The state of a sequence, as a catalog entry holds it."""
 
     length: int
@@ -258,7 +256,7 @@ def gathered(state: Sequence, space: Space) -> Sequence:
         found = append(found, read(state, space, start, min(start + extents.PIECE, state.length)), space)
     if state.bits:  # the byte behind whole ones, which is the state's own
         runs = extents.write(found.runs, state.length, bytes([state.last]), space)
-        found = replace(found, runs=runs, bits=state.bits, last=state.last)
+        found = found._replace(runs=runs, bits=state.bits, last=state.last)
     free(state, space)
     return found
 
@@ -290,7 +288,7 @@ def own_tail(state: Sequence, space: Space) -> Sequence:
     """The same bytes, the last page's moved to a run behind which no root ever saw anything (I1)."""
     runs = _copy_tail(state.runs, state.length, space)
     sums_runs = _copy_tail(state.sums_runs, state.blocks * SUM_SIZE, space)
-    return replace(state, high=state.length, runs=runs, sums_runs=sums_runs)
+    return state._replace(high=state.length, runs=runs, sums_runs=sums_runs)
 
 
 def _copy_tail(runs: Runs, length: int, space: Space) -> Runs:

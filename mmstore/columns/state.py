@@ -10,8 +10,7 @@ Called by the catalog inside a write transaction; `read` by anyone.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -45,8 +44,7 @@ _STATISTICS: Final = fmt.STATISTICS.size
 _NEAR: Final = 512  # rows that are read though nobody asked for them, to save a call
 
 
-@dataclass(frozen=True, slots=True)
-class ColumnState:
+class ColumnState(NamedTuple):
     """What a catalog entry knows of a column besides its description."""
 
     parts: tuple[Sequence, ...]
@@ -65,7 +63,7 @@ class ColumnState:
         return self.parts[kind.parts.index(name)]
 
     def pack(self) -> bytes:
-        return b"".join(state.pack() for state in self.sequences) + self.tail.pack()
+        return b"".join([*[part.pack() for part in self.parts], self.blocks.pack(), self.tail.pack()])
 
 
 def new(kind: Kind) -> ColumnState:
@@ -218,7 +216,7 @@ def _more_statistics(
 
 def allow_nulls(state: ColumnState) -> ColumnState:
     """The same column of a nullable type: no row is without a value yet, so it needs no bitmap."""
-    return replace(state, parts=(sequence.EMPTY, *state.parts))
+    return state._replace(parts=(sequence.EMPTY, *state.parts))
 
 
 # --- changing ----------------------------------------------------------------------------------------
@@ -303,7 +301,7 @@ def _statistics_anew(kind: Kind, state: ColumnState, total: int, touched: Array,
     if packed:
         values = np.frombuffer(b"".join(packed), np.uint8).reshape(len(packed), _STATISTICS)
         blocks = scatter(blocks, _STATISTICS, touched[: len(packed)], values, space)
-    return replace(state, blocks=blocks, tail=tail)
+    return state._replace(blocks=blocks, tail=tail)
 
 
 def truncate(kind: Kind, state: ColumnState, rows: int, space: Space) -> ColumnState:

@@ -16,6 +16,7 @@ counted.  Categories have the range of their codes, which have no order but are 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -75,11 +76,22 @@ def _bound_type(kind: Kind) -> np.dtype[Any]:
 
 def decode(kind: Kind, bound: bytes) -> Any:
     """A bound as a value that compares with others of its type."""
+    value = _decoder(kind)(bound)
+    return value[0] if type(value) is tuple else value
+
+
+def _decoder(kind: Kind) -> Callable[[bytes], Any]:
+    """What makes a bound such a value, or a tuple of one, which compares likewise."""
+    dtype = kind.dtype
     if _is_text(kind):
-        return bound
-    if kind.dtype.itemsize == _WIDTH:
-        return int.from_bytes(bound, "little", signed=True)
-    return fmt.BOUNDS["<i8" if kind.dtype.kind in "mM" else kind.dtype.str].unpack(bound)[0]
+        return bytes
+    if dtype.itemsize == _WIDTH:
+        return _integer
+    return fmt.BOUNDS["<i8" if dtype.kind in "mM" else dtype.str].unpack
+
+
+def _integer(bound: bytes) -> int:
+    return int.from_bytes(bound, "little", signed=True)
 
 
 # --- making them -------------------------------------------------------------------------------------
@@ -168,11 +180,12 @@ def merge(kind: Kind, first: Statistics, then: Statistics) -> Statistics:
     if not first.flags & fmt.STAT_RANGE:
         low, high = then.low, then.high
     elif then.flags & fmt.STAT_RANGE:
-        if then.low != low and decode(kind, then.low) < decode(kind, low):
+        value = _decoder(kind)
+        if then.low != low and value(then.low) < value(low):
             low = then.low
-        if then.high != high and decode(kind, then.high) > decode(kind, high):
+        if then.high != high and value(then.high) > value(high):
             high = then.high
-        if both & fmt.STAT_ORDERED and decode(kind, first.high) <= decode(kind, then.low):
+        if both & fmt.STAT_ORDERED and value(first.high) <= value(then.low):
             flags |= fmt.STAT_ORDERED
     return Statistics(low, high, first.nulls + then.nulls, flags, first.rows + then.rows)
 

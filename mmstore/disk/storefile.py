@@ -188,9 +188,11 @@ class StoreFile:
         ``piece``: where writes end, too: pages that are written one by one later must not lie in a large folio, where
         each such write costs two to three times as much.
         """
-        ordered = sorted(runs, key=_offset)
+        ordered = list(runs)
         if not ordered:
             return
+        if len(ordered) > 1:
+            ordered.sort(key=_offset)
         first = ordered[0][0]
         last, tail = ordered[-1]
         stop = last + nbytes(tail)

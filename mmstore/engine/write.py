@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from mmstore import format as fmt
@@ -125,7 +125,7 @@ class WriteState(TableChanges):
     def create(self, name: bytes, entry: Entry) -> Entry:
         """Add ``entry`` (its id is given here) under a name that is free."""
         self._grows()
-        entry = replace(entry, id=self.next_id)
+        entry = entry._replace(id=self.next_id)
         self.next_id += 1
         with self._changing():
             self.operations.add(fmt.OP_CREATE, name, b"", entry.pack())
@@ -366,7 +366,7 @@ class WriteState(TableChanges):
             entry = self._entries[name]
             index = self._indexes.get(name)
             if index is not None:
-                entry = self._entries[name] = replace(entry, index=index.sealed_desc())
+                entry = self._entries[name] = entry._replace(index=index.sealed_desc())
             self._catalog.put(name, entry.pack())
         self._dirty.clear()
 

@@ -18,7 +18,7 @@ from mmstore.columns.batch import Batch, Parts
 from mmstore.columns.schema import Column, Schema
 from mmstore.errors import SchemaError
 from mmstore.exchange import arrow_in
-from mmstore.exchange.rows import misfit
+from mmstore.exchange.rows import fits, misfit
 from mmstore.exchange.schemas import check_names
 from mmstore.exchange.values import offered
 
@@ -92,6 +92,8 @@ def columns_of(schema: Schema, data: Any) -> Mapping[Any, Any]:
 
 def column_parts(column: Column, values: Any) -> tuple[int, Parts]:
     """(rows, parts) of the values offered for one column.  Raises `SchemaError` for what doesn't fit."""
+    if fits(column, values):
+        return len(values), {"values": values}
     if not isinstance(values, np.ndarray | list | tuple) and not hasattr(values, "iloc"):
         if hasattr(values, "__arrow_c_array__") or hasattr(values, "__arrow_c_stream__"):
             return arrow_in.column(column, values)

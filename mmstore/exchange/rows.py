@@ -19,9 +19,10 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from mmstore.columns.schema import Column
+from mmstore.columns.types import FIXED
 from mmstore.errors import SchemaError
 
-__all__ = ["Array", "fixed", "misfit"]
+__all__ = ["Array", "fits", "fixed", "misfit"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -35,6 +36,20 @@ _SORTS: Final = {
 }  # fmt: skip
 # float type -> bits of its significand: integers up to 2 ** bits are exact
 _SIGNIFICAND: Final = {2: 11, 4: 24, 8: 53}
+
+
+def fits(column: Column, values: Any) -> bool:
+    """Whether `values` are what `fixed` would make of them: all that needs to be known of most arrays."""
+    kind = column.kind
+    return (
+        type(values) is np.ndarray
+        and values.dtype == kind.dtype
+        and kind.layout == FIXED
+        and not kind.arrow
+        and values.ndim > 0
+        and values.shape[1:] == kind.shape
+        and values.flags.c_contiguous
+    )
 
 
 def fixed(column: Column, values: Any) -> Array:

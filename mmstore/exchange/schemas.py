@@ -44,6 +44,9 @@ def _plain(name: str, spec: Any) -> Any:
 
 
 def check_names(schema: Schema, given: Sequence[Any]) -> None:
+    """Raise `SchemaError` unless `given` are the names of all columns, each once, in any order."""
+    if len(given) == len(schema) and all(name in schema for name in given):
+        return
     missing = ", ".join(repr(name) for name in schema.names if name not in given)
     unknown = ", ".join(repr(name) for name in given if name not in schema)
     if missing:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ INDEX = IndexDescriptor(root=70, nodes=1, pages=3, height=2, depth=0, flags=0, c
 
 def table(rows: int = 3000, schema: Schema = SCHEMA) -> tuple[Entry, int]:
     file = ColumnFile()
-    entry = replace(Entry.table(schema), id=7)
+    entry = Entry.table(schema)._replace(id=7)
     zeros = {column.name: np.zeros((rows, *column.shape), column.dtype) for column in schema}
     for batch in convert.batches(schema, zeros):
         entry = tables.append(entry, batch, file.space())
@@ -49,7 +48,7 @@ def wide(rows: int = 3001) -> tuple[Entry, int]:
         "b": [b"x" * (i % 4) for i in n],
         "l": [[1] * (i % 3) for i in n],
     }
-    entry = replace(Entry.table(WIDE), id=7, index=INDEX)
+    entry = Entry.table(WIDE)._replace(id=7, index=INDEX)
     for batch in convert.batches(WIDE, data):
         entry = tables.append(entry, batch, file.space())
     return tables.delete(entry, np.array([1, 5, 2000]), file.space()), file.pages
@@ -57,7 +56,7 @@ def wide(rows: int = 3001) -> tuple[Entry, int]:
 
 def test_entries_survive_the_file() -> None:
     entry, pages = table()
-    array = replace(Entry.table(Schema.of({"x": ("f4", 3)}), fmt.ENTRY_ARRAY), id=8)
+    array = Entry.table(Schema.of({"x": ("f4", 3)}), fmt.ENTRY_ARRAY)._replace(id=8)
     keyspace = Entry(fmt.ENTRY_KEYSPACE, 9, index=INDEX)
     rich, more = wide()
     assert rich.deleted == 3 and rich.rows == 3001 and rich.marks.length == 3001
@@ -85,10 +84,10 @@ def changed(entry: Entry, at: int, part: int, **fields: Any) -> bytes:
     """The entry with another state of a part of column `at`."""
     column = entry.columns[at]
     parts = list(column.parts)
-    parts[part] = replace(parts[part], **fields)
+    parts[part] = parts[part]._replace(**fields)
     columns = list(entry.columns)
-    columns[at] = replace(column, parts=tuple(parts))
-    return replace(entry, columns=tuple(columns)).pack()
+    columns[at] = column._replace(parts=tuple(parts))
+    return entry._replace(columns=tuple(columns)).pack()
 
 
 ENTRY, PAGES = table()
@@ -122,12 +121,12 @@ OUTSIDE = Runs.of((*LAST.runs[:-1], Extent(LAST.runs[-1].start, PAGES, 1)))
         lambda: forged(KEYSPACE, sequences=1),
         lambda: forged(KEYSPACE, kind=fmt.ENTRY_TABLE),
         lambda: changed(ENTRY, 2, 0, runs=OUTSIDE),
-        lambda: replace(ENTRY, columns=ENTRY.columns[::-1]).pack(),
-        lambda: replace(ENTRY, columns=ENTRY.columns[:-1]).pack(),
-        lambda: replace(ENTRY, columns=(*ENTRY.columns, ENTRY.columns[0])).pack(),
+        lambda: ENTRY._replace(columns=ENTRY.columns[::-1]).pack(),
+        lambda: ENTRY._replace(columns=ENTRY.columns[:-1]).pack(),
+        lambda: ENTRY._replace(columns=(*ENTRY.columns, ENTRY.columns[0])).pack(),
         lambda: changed(ENTRY, 0, 0, length=3000 * 8 - 1),
         lambda: changed(ENTRY, 0, 0, bits=1),
-        lambda: replace(ENTRY, marks=replace(ENTRY.marks, bits=1)).pack(),
+        lambda: ENTRY._replace(marks=ENTRY.marks._replace(bits=1)).pack(),
     ],
 )
 def test_contradictions_are_corrupt(make: Callable[[], bytes]) -> None:
@@ -146,7 +145,7 @@ def test_contradictions_are_corrupt(make: Callable[[], bytes]) -> None:
         lambda: forged(RICH, deleted=3002),
         lambda: forged(RICH, deleted=(1 << 64) - 1),
         lambda: forged(RICH, kind=fmt.ENTRY_ARRAY),
-        lambda: replace(RICH, marks=replace(RICH.marks, length=3002, high=3002)).pack(),
+        lambda: RICH._replace(marks=RICH.marks._replace(length=3002, high=3002)).pack(),
         lambda: changed(RICH, 1, 0, bits=2, last=0),  # a bit more than rows
         lambda: changed(RICH, 1, 0, length=374),  # eight bits fewer
         lambda: changed(RICH, 1, 0, bits=0, last=0),
@@ -161,9 +160,9 @@ def test_contradictions_are_corrupt(make: Callable[[], bytes]) -> None:
         lambda: changed(RICH, 3, 2, length=(1 << 64) - 8, high=(1 << 64) - 1),
         lambda: changed(RICH, 3, 3, length=1 << 40, high=1 << 40),
         lambda: changed(RICH, 5, 1, length=RICH.columns[5].parts[1].length - 1),
-        lambda: replace(RICH, columns=tuple(replace(c, blocks=replace(c.blocks, bits=1)) for c in RICH.columns)).pack(),
-        lambda: replace(RICH, columns=tuple(replace(c, tail=c.tail._replace(rows=3000)) for c in RICH.columns)).pack(),
-        lambda: replace(RICH, columns=tuple(replace(c, tail=c.tail._replace(nulls=3002)) for c in RICH.columns)).pack(),
+        lambda: RICH._replace(columns=tuple(c._replace(blocks=c.blocks._replace(bits=1)) for c in RICH.columns)).pack(),
+        lambda: RICH._replace(columns=tuple(c._replace(tail=c.tail._replace(rows=3000)) for c in RICH.columns)).pack(),
+        lambda: RICH._replace(columns=tuple(c._replace(tail=c.tail._replace(nulls=3002)) for c in RICH.columns)).pack(),
     ],
 )
 def test_contradictions_of_every_layout_are_corrupt(make: Callable[[], bytes]) -> None:

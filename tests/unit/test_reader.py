@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import weakref
 from collections import deque
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -100,7 +99,7 @@ def test_joined_runs_share_the_mapping_of_the_ones_they_were(file: ColumnFile, c
     state = appended(file, EMPTY, np.arange(20_000.0))
     first = shown(columns, state)
     (run,) = state.runs
-    parted = replace(state, runs=Runs.of((run._replace(pages=3), Extent(run.start + 3, run.pages - 3, 1))))
+    parted = state._replace(runs=Runs.of((run._replace(pages=3), Extent(run.start + 3, run.pages - 3, 1))))
     assert address(shown(columns, parted)) == address(first)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -438,8 +437,8 @@ def entry_of(write: Any) -> Any:
 
 def with_column(entry: Any, at: int, **fields: Any) -> Any:
     columns = list(entry.columns)
-    columns[at] = replace(columns[at], **fields)
-    return replace(entry, columns=tuple(columns))
+    columns[at] = columns[at]._replace(**fields)
+    return entry._replace(columns=tuple(columns))
 
 
 def with_part(write: Any, at: int, part: int, content: bytes) -> Any:
@@ -480,7 +479,7 @@ def changed_marks(content: bytes, deleted: int) -> Callable[[Any], Any]:
         entry = entry_of(write)
         sequence.free(entry.marks, write.space)
         marks = sequence.append(sequence.EMPTY, content, write.space)
-        return replace(entry, marks=marks, deleted=deleted)
+        return entry._replace(marks=marks, deleted=deleted)
 
     return change
 
@@ -497,7 +496,7 @@ def bits_of_the_state(write: Any) -> Any:
     column = entry.columns[1]
     grown = bitmap.truncate(column.parts[0], ROWS - 3, write.space)
     grown = bitmap.append(grown, np.array([True, False, True]), write.space)
-    return with_column(entry, 1, parts=(replace(grown, last=grown.last ^ 1), *column.parts[1:]))
+    return with_column(entry, 1, parts=(grown._replace(last=grown.last ^ 1), *column.parts[1:]))
 
 
 def index_says(key: int, row: int | None) -> Callable[[Any], Any]:
