@@ -42,6 +42,7 @@ __all__ = [
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 PIECE: Final = 1 << 20  # largest single write
+_LARGE: Final = fmt.ZONE_SIZE // 3  # a write from which on it pays to fill a zone first (ADR 32)
 _FEW: Final = 8  # runs that aren't worth a thought
 _EXTENT = fmt.EXTENT.struct
 
@@ -250,7 +251,7 @@ def write(runs: Runs, position: int, data: Any, space: Space) -> Runs:
         runs = _lengthen(runs, missing, space)
     last = runs[-1]
     begin = (runs.pages - last.pages) * page_size
-    if len(data) >= fmt.BLOCK_SIZE:
+    if len(data) >= _LARGE:
         _begin_zone(last, max(position - begin, 0), end - begin, space)
     if begin <= position and end - position <= PIECE:  # all of it in the last run, as most are
         space.place([(last.start * page_size + position - begin, data)])

@@ -68,7 +68,7 @@ def test_zones_that_are_filled_piece_by_piece_are_begun_once() -> None:
     begun = [at for run in runs for at in range(run.start * 4096, (run.start + run.pages) * 4096, zone)]
     assert len(runs) > 2 and file.zones == begun[: len(file.zones)] and len(begun) - len(file.zones) <= 1 + len(runs)
     seen = len(file.zones)
-    state = sequence.append(state, noise(64 * KIB - 1), file.space())  # what is small begins none
+    state = sequence.append(state, noise(512 * KIB), file.space())  # what is small begins none
     assert len(file.zones) == seen
     one = sequence.append(EMPTY, noise(4 * zone), file.space())  # what fills it, neither
     assert len(file.zones) == seen and one.length == 4 * zone
