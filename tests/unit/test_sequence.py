@@ -74,6 +74,31 @@ def test_zones_that_are_filled_piece_by_piece_are_begun_once() -> None:
     assert len(file.zones) == seen and one.length == 4 * zone
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_beginning_a_zone_touches_no_byte_that_was_shown(seed: int) -> None:
+    """What earlier states show stays, through appends of all sizes, cuts, and appends that were given up (I1)."""
+    rng, file = random.Random(seed), ColumnFile()
+    kept = [(EMPTY, b"")]
+    for step in range(30):
+        state, data = kept[-1]
+        file.txn += 1
+        what = rng.random()
+        if what < 0.15 and len(data) > 3 << 20:
+            n = rng.randrange(1 << 20, len(data))
+            kept.append((sequence.truncate(state, n, file.space()), data[:n]))
+            continue
+        piece = noise(rng.choice([100, 70_000, 700_000, 1_100_000, 3_000_000]) + step, step)
+        taken = file.taken.copy()
+        grown = sequence.append(state, piece, file.space())
+        if what < 0.8:
+            kept.append((grown, data + piece))
+        else:
+            file.taken = taken  # its transaction is rolled back
+    assert file.zones
+    for state, data in kept:
+        assert sequence.read(state, file.space(), 0, len(data)) == data
+
+
 def test_runs_double_to_64_kib_then_grow_by_a_quarter() -> None:
     file = ColumnFile(gap=16)
     state, sizes = EMPTY, []

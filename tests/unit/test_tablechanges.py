@@ -21,6 +21,7 @@ from mmstore.database.database import Database, open_on
 from mmstore.database.tablewriter import TableWriter
 from mmstore.database.transaction import Transaction
 from mmstore.disk.memory import MemoryFilesystem
+from mmstore.engine import tables as changes
 from mmstore.engine.operations import Operation
 from mmstore.engine.recovery import apply
 from mmstore.engine.session import Options
@@ -153,6 +154,18 @@ def test_each_change_can_be_undone(db: Database, name: str) -> None:
             raise ZeroDivisionError
         CHANGES[name](txn.table("t"))
     assert state_of(db) != before
+
+
+def test_a_transaction_begins_so_many_zones_and_no_more(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changes, "_ZONES", 3)
+    begun: list[int] = []
+    monkeypatch.setattr(db.session.store, "begin_zone", begun.append)
+    table = db.create_table("many", {"x": "f8"})
+    for _ in range(2):
+        with db.transaction() as txn:
+            for _ in range(30):
+                txn.table("many").append({"x": np.zeros(100_000)})
+    assert len(begun) == 6 and len(set(begun)) == 6 and len(table) == 6_000_000
 
 
 def test_old_states_keep_their_bytes(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
