@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 import warnings
 import weakref
 from collections.abc import Callable
@@ -21,12 +20,12 @@ from mmstore.database.reader import Reader
 from mmstore.database.snapshot import Snapshot
 from mmstore.database.stats import stats
 from mmstore.database.transaction import Transaction
-from mmstore.disk import libc
 from mmstore.disk.backend import Backend, Filesystem
 from mmstore.disk.mapping import tracked_view
 from mmstore.disk.memory import MemoryFilesystem
 from mmstore.disk.posix import PosixFilesystem
 from mmstore.engine import attach, checkpoint, commit
+from mmstore.engine.publish import wait
 from mmstore.engine.session import Options, Session
 from mmstore.engine.writer import Writer
 from mmstore.errors import ClosedError, Error, FormatError
@@ -47,8 +46,6 @@ _FLAGS = {
     "c": "make it if missing",
     "n": "always make a new one",
 }
-_WAITED = fmt.LIVE.offset["wakeups"]
-_NAP = 0.05  # seconds between looks where there is no futex, and at most with one
 
 
 def open(
@@ -243,25 +240,9 @@ class Database(Keyspace):
     def wait(self, txn_id: int | None = None, timeout: float | None = None) -> int:
         """Sleep until a commit newer than ``txn_id`` (default: the newest now) by anyone; returns the newest id.
 
-        Returns it after ``timeout`` seconds, too, however old it is then.
+        Returns it after ``timeout`` seconds, too, however old it is then.  Raises ClosedError.
         """
-        live = self.session.live
-        if txn_id is None:
-            txn_id = live.txn
-        deadline = None if timeout is None else time.monotonic() + timeout
-        live.set_half("waiters", live.half("waiters") + 1)
-        try:
-            while True:
-                seen = live.half("wakeups")
-                if live.txn > txn_id:
-                    return live.txn
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    return live.txn
-                # Short sleeps: a waker that read the hint `waiters` a moment too early must not cost a wake-up.
-                libc.futex_wait(live.memory, _WAITED, seen, _NAP if left is None else min(left, _NAP))
-        finally:
-            live.set_half("waiters", max(0, live.half("waiters") - 1))
+        return wait(self.session, txn_id, timeout)
 
     # --- upkeep -------------------------------------------------------------------------------------
 

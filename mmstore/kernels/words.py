@@ -59,6 +59,6 @@ class Words:
         raw.move(to, at, source, 0, ROOT)
         raw.store64(to, at + ROOT, hashing.hash64(source, 0, ROOT, raw.load64(to, NONCE)))
         atomics.mms_store(self.memory, TXN, txn)
-        atomics.mms_fence()
         raw.store32(to, WAKEUPS, raw.load32(to, WAKEUPS) + 1 & 0xFFFF_FFFF)
+        atomics.mms_fence()  # whoever begins to wait now sees it, or is seen here
         return raw.load32(to, WAITERS) != 0

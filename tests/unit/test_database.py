@@ -16,6 +16,7 @@ import pytest
 import mmstore
 from mmstore import format as fmt
 from mmstore.database.database import Database
+from mmstore.disk import libc
 from mmstore.engine import checkpoint
 from mmstore.engine.session import Session
 from mmstore.keyspace import values
@@ -901,6 +902,53 @@ def test_wait_wakes_on_a_commit_by_another_thread_and_handle(path: Path) -> None
         committed = time.monotonic()
         thread.join(20)
         assert woken[0] == seen + 1 and woken[1] - committed < 1.0
+
+
+def test_waiting_is_no_polling(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted: however long nothing happens, he who waits looks once a second at most (twenty times uncompiled)."""
+    looks: list[float] = []
+    true = libc.futex_wait
+    monkeypatch.setattr(libc, "futex_wait", lambda *args: looks.append(args[3]) or true(*args))
+    with mmstore.open(path) as db:
+        db.wait(timeout=0.3)
+    assert looks[0] == pytest.approx(0.3, abs=0.1) if mmstore.compiled() else len(looks) < 10
+    assert len(looks) < 10
+
+
+def test_nobody_sleeps_through_a_commit(path: Path) -> None:
+    """Each of two threads waits for the other's commit; one that was missed would cost a second."""
+    with mmstore.open(path, durability="relaxed") as db, mmstore.open(path, durability="relaxed") as twin:
+        first = db.txn_id
+
+        def play(handle: Database, turn: int) -> None:
+            for n in range(turn, 400, 2):
+                assert handle.wait(first + n - 1, timeout=60) == first + n
+                handle[b"ball"] = b"%d" % n
+
+        other = threading.Thread(target=play, args=(twin, 1))
+        other.start()
+        play(db, 0)
+        other.join(60)
+        assert db.txn_id == first + 400 and db[b"ball"] == b"399"
+
+
+def test_who_waits_is_told_when_the_handle_is_closed(path: Path) -> None:
+    db = mmstore.open(path)
+    raised: list[BaseException] = []
+
+    def sleep() -> None:
+        try:
+            db.wait()
+        except mmstore.ClosedError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=sleep)
+    thread.start()
+    while not db.session.live.half("waiters"):
+        time.sleep(0.001)
+    db.close()
+    thread.join(30)
+    assert "was closed while" in str(raised[0])
 
 
 def test_wait_sees_no_commit_that_changed_nothing(any_db: Database) -> None:

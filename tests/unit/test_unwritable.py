@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,19 @@ def test_the_child_of_a_recovery_in_memory_does_not_vouch_for_the_live_page(path
         os.close(writing)
         os.waitpid(child, 0)
         assert dict(reader) == expected
+
+
+def test_waiting_for_a_commit(path: Path) -> None:
+    """He can't make himself known, and looks."""
+    with mmstore.open(path) as db:
+        db[b"k"] = b"v"
+        with open_unwritable(path) as reader:
+            seen = reader.txn_id
+            assert reader.wait(timeout=0.05) == seen
+            thread = threading.Timer(0.1, db.put, (b"k", b"w"))
+            thread.start()
+            assert reader.wait(seen, timeout=60) == seen + 1
+            thread.join()
 
 
 def test_a_pin_by_a_lock_byte_is_of_the_newest_root(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
