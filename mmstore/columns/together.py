@@ -2,14 +2,15 @@
 
 Looking up a hundred thousand keys, or rows, a processor waits for one cache miss after the other; two wait half as
 long.  The threads live for one call only: nothing to keep, nothing that a fork could lose, and starting one takes a
-tenth of a millisecond, so little work is not shared out.  Parts are taken one by one, so that a thread that gets no
-processor holds up nobody by more than one of them.
+tenth of a millisecond, so little work is not shared out.  Parts are taken one by one, and only those that were begun
+are waited for: a thread that gets no processor finds nothing left to do, and has held up nobody.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from _thread import start_new_thread
 from collections.abc import Callable
 from typing import Final
 
@@ -31,39 +32,58 @@ def processors() -> int:
 def in_parts(n: int, work: Callable[[int, int], object]) -> None:
     """Do `work(start, stop)` for [0, n) in parts of up to `PART`, in no order; where n is small for all of it.
 
-    All threads have ended when this returns.  Raises what `work` raised first, and then no other part begins.
+    No part is in work any more when this returns.  Raises what `work` raised first, and then no other part begins.
     """
     if n < FEW:
         work(0, n)
         return
     starts = list(range(0, n, PART))
+    parts = len(starts)
     starts.reverse()
+    finished: list[int] = []  # by helpers
     errors: list[BaseException] = []
+    ended = threading.Semaphore(0)
 
-    def some() -> None:
-        while not errors:
+    def help_out() -> None:
+        while True:
             try:
                 start = starts.pop()
             except IndexError:
                 return
             try:
-                work(start, min(n, start + PART))
+                if not errors:
+                    work(start, min(n, start + PART))
             except BaseException as error:  # raised below, by the thread that asked
                 errors.append(error)
+            finished.append(start)
+            ended.release()
 
-    helpers: list[threading.Thread] = []
+    mine = 0
     try:
-        for _ in range(min(len(starts), processors(), _MOST) - 1):
-            helper = threading.Thread(target=some, name="mmstore")
+        for _ in range(min(parts, processors(), _MOST) - 1):
             try:
-                helper.start()
+                start_new_thread(help_out, ())  # Thread.start would wait for it to get a processor
             except RuntimeError:  # no more threads: the system's limit, or the interpreter is ending
                 break
-            helpers.append(helper)
-        some()
-    finally:
-        starts.clear()
-        for helper in helpers:
-            helper.join()
+        while starts and not errors:
+            try:
+                start = starts.pop()
+            except IndexError:
+                break
+            mine += 1
+            work(start, min(n, start + PART))
+    except BaseException as error:
+        errors.append(error)
+    while starts:
+        try:
+            starts.pop()
+            mine += 1
+        except IndexError:
+            break
+    while len(finished) < parts - mine:
+        try:
+            ended.acquire(timeout=1)
+        except BaseException as error:  # an interrupt: what is in work is waited for all the same
+            errors.append(error)
     if errors:
         raise errors[0]
