@@ -58,32 +58,34 @@ def in_parts(n: int, work: Callable[[int, int], object]) -> None:
             finished.append(start)
             ended.release()
 
-    mine = 0
+    mine: list[int] = []
+
+    def pop() -> bool:
+        """Take a part and remember that in one call into C: no interrupt comes between."""
+        try:
+            mine.extend(map(starts.pop, (-1,)))
+        except IndexError:
+            return False
+        return True
+
     try:
         for _ in range(min(parts, processors(), _MOST) - 1):
             try:
                 start_new_thread(help_out, ())  # Thread.start would wait for it to get a processor
             except RuntimeError:  # no more threads: the system's limit, or the interpreter is ending
                 break
-        while starts and not errors:
-            try:
-                start = starts.pop()
-            except IndexError:
-                break
-            mine += 1
-            work(start, min(n, start + PART))
+        while not errors and pop():
+            work(mine[-1], min(n, mine[-1] + PART))
     except BaseException as error:
         errors.append(error)
-    while starts:
+    while True:  # whatever strikes, what is in work is waited for
         try:
-            starts.pop()
-            mine += 1
-        except IndexError:
+            while pop():
+                pass
+            while len(finished) < parts - len(mine):
+                ended.acquire(timeout=1)
             break
-    while len(finished) < parts - mine:
-        try:
-            ended.acquire(timeout=1)
-        except BaseException as error:  # an interrupt: what is in work is waited for all the same
+        except BaseException as error:
             errors.append(error)
     if errors:
         raise errors[0]

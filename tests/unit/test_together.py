@@ -12,6 +12,7 @@ import pytest
 import mmstore
 from mmstore.columns import together
 from mmstore.database import rows as rows_module
+from strikes import struck
 
 
 @pytest.fixture
@@ -58,6 +59,24 @@ def test_a_part_that_was_begun_is_waited_for(shared: None) -> None:
 
     together.in_parts(20, work)  # two parts, by two threads: each waits for the other one
     assert sorted(ends) == [False, True]
+
+
+def test_an_interrupt_at_any_moment(shared: None) -> None:
+    """It is raised, nothing hangs, and no part is in work behind it."""
+    for at in range(1000):
+        busy: list[int] = []
+        begun: list[int] = []
+
+        def work(start: int, stop: int) -> None:
+            begun.append(start)  # noqa: B023
+            busy.append(start)  # noqa: B023
+            busy.remove(start)  # noqa: B023
+
+        again = struck(lambda: together.in_parts(50, work), together, at)
+        assert not busy and len(begun) == len(set(begun)) and (again or len(begun) == 5)
+        if not again:
+            break
+    assert 20 < at < 999
 
 
 def test_without_threads(shared: None, monkeypatch: pytest.MonkeyPatch) -> None:
