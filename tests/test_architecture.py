@@ -49,6 +49,7 @@ PUBLIC = {
 
 SYSTEM = {"ctypes", "fcntl", "mmap", "select", "shutil", "signal", "socket", "subprocess", "tempfile"}
 HARMLESS_OS = {"PathLike", "fsdecode", "fspath", "getpid", "path", "register_at_fork", "urandom"}
+HARMLESS_OS |= {"cpu_count", "sched_getaffinity"}
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.name != "__init__.py")
 NAMES = [str(path.relative_to(PACKAGE)) for path in MODULES]

@@ -22,6 +22,7 @@ import numpy as np
 
 from mmstore.columns import bitmap
 from mmstore.columns.schema import Column
+from mmstore.columns.together import in_parts
 from mmstore.columns.types import CATEGORY, FIXED, LIST, Kind
 from mmstore.errors import CorruptError
 from mmstore.kernels.strings import copy_slices
@@ -98,14 +99,26 @@ def pick(kind: Kind, parts: Parts, rows: Array) -> Parts:
     if "validity" in parts:
         some["validity"] = parts["validity"][rows]
     if "offsets" not in parts:
-        values = parts["values"]
-        some["values"] = values.take(rows) if values.ndim == 1 else values.take(rows, axis=0)  # quicker than an index
+        some["values"] = _taken(parts["values"], rows)
         return some | {name: parts[name] for name in ("word_offsets", "words") if name in parts}
     name = "values" if kind.layout == LIST else "data"
     starts = parts["offsets"][:-1][rows]
     offsets = np.zeros(len(rows) + 1, "<i8")
     np.cumsum(parts["offsets"][1:][rows] - starts, out=offsets[1:])
     return {**some, "offsets": offsets, name: gather(parts[name], starts, offsets)}
+
+
+def _taken(values: Array, rows: Array) -> Array:
+    """`values[rows]`, in half the time: the bounds are looked at once, and not again for each row."""
+    if rows.dtype != np.int64 or int(rows.view(np.uint64).max(initial=0)) >= len(values):  # or it says what is wrong
+        return values.take(rows, axis=0)
+    out = np.empty((len(rows), *values.shape[1:]), values.dtype)
+
+    def take(start: int, stop: int) -> None:
+        values.take(rows[start:stop], axis=0, out=out[start:stop], mode="clip")
+
+    in_parts(len(rows), take)
+    return out
 
 
 def joined(kind: Kind, pieces: Sequence[Parts]) -> Parts:

@@ -21,6 +21,7 @@ from mmstore.columns.extents import Source
 from mmstore.columns.reader import Mapped, copied, known
 from mmstore.columns.schema import Column, Schema
 from mmstore.columns.sequence import Sequence
+from mmstore.columns.together import FEW, in_parts
 from mmstore.exchange.view import ColumnView
 
 if TYPE_CHECKING:
@@ -119,7 +120,21 @@ class Committed(TableState):
         return database.columns.memory(key, found, release, private=database.session.store.private)
 
     def gather(self, data: Array, offsets: Array) -> Array:
-        return _rows_found(self._state.open(self.entry.index), data, offsets)
+        index = self._state.open(self.entry.index)
+        rows = np.empty(len(offsets) - 1, np.int64)
+        if len(rows) < FEW:
+            _find(index, data, offsets, rows, True)
+            return rows
+
+        def find(start: int, stop: int) -> None:
+            _find(index, data, offsets[start : stop + 1], rows[start:stop], False)
+
+        release = self._database.pin_view(self._state.txn)  # other threads run meanwhile, and may close the snapshot
+        try:
+            in_parts(len(rows), find)
+        finally:
+            release()
+        return rows
 
 
 class Uncommitted(TableState):
@@ -136,12 +151,13 @@ class Uncommitted(TableState):
     def gather(self, data: Array, offsets: Array) -> Array:
         index = self._write.index(self._name)
         assert index is not None
-        return _rows_found(index, data, offsets)
+        rows = np.empty(len(offsets) - 1, np.int64)
+        _find(index, data, offsets, rows, True)
+        return rows
 
 
-def _rows_found(index: Any, data: Array, offsets: Array) -> Array:
-    rows = np.empty(len(offsets) - 1, np.int64)
+def _find(index: Any, data: Array, offsets: Array, rows: Array, alone: bool) -> None:
+    """Set `rows` to those of packed keys, -1 where there is none; `alone`: no other thread may run meanwhile."""
     found = np.empty(len(rows), np.uint8)
-    index.gather(data, offsets, rows, fmt.ROWS.size, found)
+    index.gather(data, offsets, rows, fmt.ROWS.size, found, alone)
     rows[found == 0] = -1
-    return rows

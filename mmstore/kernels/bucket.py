@@ -9,7 +9,7 @@
                                     ^ anchor: unit * 8
 
 An entry's tag is the lowest 16 bits of the key's hash, its unit says where the record's anchor is.  Tags
-are spread evenly, so a search starts where the tag should be and walks.  Values are aligned to 8 bytes.
+are spread evenly, so a search looks around the place where the tag should be.  Values are aligned to 8 bytes.
 
 ``find`` takes any bytes for a page and stays inside it (I6).  The changing functions take pages that
 ``check`` has passed, or that they built themselves.
@@ -33,6 +33,7 @@ LARGE = fmt.LARGE.size
 LARGE_HASH = fmt.LARGE.offset["hash"]
 LARGE_KEY_SIZE = fmt.LARGE.offset["key_size"]
 BAD = 1
+ABSENT, FETCHED, UNCLEAR = 0, 1, 2
 
 
 def find(page: Any, size: int, h: int, key: Any, n: int, start: int) -> int:
@@ -53,7 +54,6 @@ def find(page: Any, size: int, h: int, key: Any, n: int, start: int) -> int:
         at = (entry & 0xFFFF) * 8
         if at < HEAD + 4 or at > size:
             return BAD
-        raw.prefetch(page, at + 64)
         header = raw.load32(page, at - 4)
         n_value = header >> 16
         n_key = header & 0xFFFF
@@ -71,37 +71,83 @@ def find(page: Any, size: int, h: int, key: Any, n: int, start: int) -> int:
     return 0
 
 
-def expect_entry(page: Any, size: int, h: int) -> None:
-    """Have the entry that ``find`` will probably begin with on its way."""
+def expect_entries(page: Any, size: int, h: int) -> None:
+    """Have the entries that ``lower_bound`` will look at on their way."""
     count = raw.load16(page, COUNT)
     if HEAD + 4 * count <= size:
-        raw.prefetch(page, HEAD + 4 * ((h & 0xFFFF) * count >> 16))
+        at = HEAD + 4 * window(count, h & 0xFFFF)
+        raw.prefetch(page, at)
+        raw.prefetch(page, at + 64)
+        raw.prefetch(page, at + 4 * raw.WINDOW - 4)
 
 
-def expect(page: Any, size: int, h: int) -> int:
-    """Have the record that ``find`` will probably look at on its way; returns the entry to begin with."""
+def expect(page: Any, size: int, h: int, need: int) -> int:
+    """Have the first ``need`` bytes of the record that ``find`` will probably look at on their way.
+
+    Returns the entry to begin with.
+    """
     count = raw.load16(page, COUNT)
     if HEAD + 4 * count > size:
         return 0
     i = lower_bound(page, count, h & 0xFFFF)
-    if i < count:
-        at = (raw.load32(page, HEAD + 4 * i) & 0xFFFF) * 8
-        raw.prefetch(page, at - 4)
-        raw.prefetch(page, at + 60)
-        raw.prefetch(page, at + 124)
+    if i < count and raw.COMPILED:
+        at = (raw.load32(page, HEAD + 4 * i) & 0xFFFF) * 8 - 4
+        stop = at + need
+        while at < stop:
+            raw.prefetch(page, at)
+            at += 64
+        raw.prefetch(page, stop - 1)
+    return i
+
+
+def fetch(page: Any, size: int, h: int, key: Any, n: int, i: int, to: Any, to_at: int, width: int) -> int:
+    """Copy the value of ``key`` to ``to`` if it is the record of entry ``i`` and has ``width`` bytes: FETCHED.
+
+    ABSENT if there is no such record, i being what ``expect`` said; UNCLEAR where that takes a closer look.
+    """
+    count = raw.load16(page, COUNT)
+    if HEAD + 4 * count > size:
+        return UNCLEAR
+    entry = raw.load32(page, HEAD + 4 * i) if i < count else 0
+    if i >= count or entry >> 16 != h & 0xFFFF:
+        return ABSENT if raw.load32(page, NEXT) == 0 else UNCLEAR
+    at = (entry & 0xFFFF) * 8
+    if at < HEAD + 4 or at + width + n > size or raw.load32(page, at - 4) != width << 16 | n:
+        return UNCLEAR
+    if not raw.equal(page, at + width, key, 0, n):
+        return UNCLEAR
+    raw.move(to, to_at, page, at, width)
+    return FETCHED
+
+
+def window(count: int, tag: int) -> int:
+    """The first of the ``WINDOW`` entries among which ``tag`` should be, of ``count`` in all; 0 if they are fewer.
+
+    Where they can, they begin with a line of the cache.
+    """
+    i = tag * count >> 20 << 4
+    i = i - 8 if i > 8 else 0
+    if i + raw.WINDOW > count:
+        i = count - raw.WINDOW if count > raw.WINDOW else 0
     return i
 
 
 def lower_bound(page: Any, count: int, tag: int) -> int:
-    """Number of the first entry whose tag is not below ``tag``."""
-    i = tag * count >> 16
-    if i < count and raw.load32(page, HEAD + 4 * i) >> 16 < tag:
-        i += 1
-        while i < count and raw.load32(page, HEAD + 4 * i) >> 16 < tag:
-            i += 1
-    else:
+    """Number of the first entry whose tag is not below ``tag``.
+
+    It is counted how many are, in a window around the place where it should be: walking there takes longer, since
+    no processor guesses where the walk will end.
+    """
+    if count < raw.WINDOW:
+        return raw.below(page, HEAD, count, tag << 16)
+    start = window(count, tag)
+    i = start + raw.below_window(page, HEAD + 4 * start, tag << 16)
+    if i == start:
         while i > 0 and raw.load32(page, HEAD + 4 * (i - 1)) >> 16 >= tag:
             i -= 1
+    elif i == start + raw.WINDOW:
+        while i < count and raw.load32(page, HEAD + 4 * i) >> 16 < tag:
+            i += 1
     return i
 
 

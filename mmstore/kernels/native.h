@@ -22,6 +22,8 @@
 #define MMS_LE64(x) (x)
 #endif
 
+#define MMS_WINDOW 32
+
 static inline uint64_t mms_load8(const unsigned char *p, size_t at) {
     return *(const volatile uint8_t *)(p + at);
 }
@@ -46,6 +48,20 @@ static inline uint64_t mms_peek64(const unsigned char *p, size_t at) {
     uint64_t x;
     memcpy(&x, p + at, 8);
     return MMS_LE64(x);
+}
+/* How many of the n numbers of 32 bits are below a bound.  It answers at most n whatever is read, so these may be
+ * read as the compiler likes, also from the mapped file: several at a time. */
+static inline uint64_t mms_below(const unsigned char *p, size_t at, size_t n, uint32_t bound) {
+    uint32_t x, found = 0;
+    size_t i;
+    for (i = 0; i < n; i++) {
+        memcpy(&x, p + at + 4 * i, 4);
+        found += MMS_LE32(x) < bound;
+    }
+    return found;
+}
+static inline uint64_t mms_below_window(const unsigned char *p, size_t at, uint32_t bound) {
+    return mms_below(p, at, MMS_WINDOW, bound);
 }
 static inline void mms_store16(unsigned char *p, size_t at, uint16_t x) {
     x = MMS_LE16(x);

@@ -8,10 +8,16 @@ from libc.string cimport memcmp, memmove, memset
 
 cdef enum:
     COMPILED = 1
+    WINDOW = 32
 
 cdef extern from "Python.h":
     ctypedef struct PyListObject:
         void **ob_item
+
+    ctypedef struct PyThreadState:
+        pass
+    PyThreadState *let_go "PyEval_SaveThread" () noexcept nogil
+    void come_back "PyEval_RestoreThread" (PyThreadState *held) noexcept nogil
 
 cdef extern from "native.h" nogil:
     uint64_t load8 "mms_load8" (const unsigned char *p, size_t at) noexcept
@@ -24,6 +30,8 @@ cdef extern from "native.h" nogil:
     void store16 "mms_store16" (unsigned char *p, size_t at, uint16_t x) noexcept
     void store32 "mms_store32" (unsigned char *p, size_t at, uint32_t x) noexcept
     void store64 "mms_store64" (unsigned char *p, size_t at, uint64_t x) noexcept
+    uint64_t below "mms_below" (const unsigned char *p, size_t at, size_t n, uint32_t bound) noexcept
+    uint64_t below_window "mms_below_window" (const unsigned char *p, size_t at, uint32_t bound) noexcept
     uint64_t fold64 "mms_fold64" (uint64_t a, uint64_t b) noexcept
     uint64_t xxh3_long "mms_xxh3_long" (const unsigned char *p, size_t at, size_t n, uint64_t seed, const unsigned char *secret) noexcept
     void prefetch "mms_prefetch" (const void *p, size_t at) noexcept
@@ -44,7 +52,10 @@ cdef inline void store8(unsigned char *p, size_t at, uint8_t x) noexcept nogil:
 
 
 cdef inline void move(unsigned char *to, size_t to_at, const unsigned char *source, size_t at, size_t n) noexcept nogil:
-    memmove(to + to_at, source + at, n)
+    if n == 8:  # a number, as most are that are copied by the thousand: not worth a call
+        store64(to, to_at, peek64(source, at))
+    else:
+        memmove(to + to_at, source + at, n)
 
 
 cdef inline void clear(unsigned char *p, size_t at, size_t n) noexcept nogil:
@@ -52,6 +63,8 @@ cdef inline void clear(unsigned char *p, size_t at, size_t n) noexcept nogil:
 
 
 cdef inline bint equal(const unsigned char *a, size_t a_at, const unsigned char *b, size_t b_at, size_t n) noexcept nogil:
+    if n == 8:
+        return peek64(a, a_at) == peek64(b, b_at)
     return memcmp(a + a_at, b + b_at, n) == 0
 
 

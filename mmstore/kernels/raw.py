@@ -11,6 +11,7 @@ a bad offset is an exception, is what finds out about a caller that has not.
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from struct import Struct
 from typing import Any
 
@@ -19,12 +20,16 @@ from xxhash import xxh3_64_intdigest
 
 __all__ = [
     "COMPILED",
+    "WINDOW",
     "address",
     "addresses",
+    "below",
+    "below_window",
     "check_codes",
     "check_offsets",
     "check_utf8",
     "clear",
+    "come_back",
     "content",
     "copy_slices",
     "copy_views",
@@ -33,6 +38,7 @@ __all__ = [
     "fold64",
     "halves",
     "ints",
+    "let_go",
     "load16",
     "load32",
     "load64",
@@ -62,6 +68,7 @@ __all__ = [
 Buffer = Any  # memoryview or bytes; a pointer in the compiled run
 
 COMPILED = False  # what native.pxd says True to
+WINDOW = 32
 MASK64 = (1 << 64) - 1
 _16 = Struct("<H")
 _32 = Struct("<I")
@@ -171,6 +178,16 @@ def part(buffer: Buffer, at: int, n: int) -> Buffer:
 writable_part = part
 
 
+def below(page: Buffer, at: int, n: int, bound: int) -> int:
+    """How many of the n numbers of 32 bits from ``at`` on are below ``bound``; they should be ascending."""
+    return bisect_left(range(n), bound, key=lambda i: load32(page, at + 4 * i))
+
+
+def below_window(page: Buffer, at: int, bound: int) -> int:
+    """The same of ``WINDOW`` numbers."""
+    return below(page, at, WINDOW, bound)
+
+
 def fold64(a: int, b: int) -> int:
     """The two halves of a * b, one xored onto the other."""
     product = a * b
@@ -184,6 +201,14 @@ def xxh3_long(page: Buffer, at: int, n: int, seed: int, secret: Buffer) -> int:
 
 def prefetch(page: Buffer, at: int) -> None:
     """Only the compiled run can do that."""
+
+
+def let_go() -> Any:
+    """Let other threads of Python run; what is done until ``come_back(its result)`` touches no object."""
+
+
+def come_back(held: Any) -> None:
+    """The end of that."""
 
 
 def prefetch_slot(items: list[Any], i: int) -> None:

@@ -37,7 +37,8 @@ cdef class Space:
     @cython.locals(found=uint64_t, kind=uint64_t, n=uint64_t, at=uint64_t, all_bits=uint64_t, i=uint64_t)
     cdef int verify(self, uint64_t ref, const unsigned char *page) except -1
 
-    cdef const unsigned char *known(self, uint64_t ref) noexcept
+    cdef const unsigned char *known(self, uint64_t ref) noexcept nogil
+
     @cython.locals(at=uint64_t)
     cdef void expect(self, uint64_t ref) noexcept
 

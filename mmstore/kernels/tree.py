@@ -26,6 +26,7 @@ from mmstore.kernels.space import Space
 __all__ = ["Tree", "bound_of", "plain", "slot_of"]
 
 PRIVATE = fmt.PRIVATE
+KIND = fmt.NODE.offset["kind"]
 HEAD = fmt.PAGE_HEADER
 DEPTH = fmt.NODE.offset["depth"]
 PREFIX = fmt.NODE.offset["prefix"]
@@ -47,7 +48,9 @@ MASK64 = 0xFFFF_FFFF_FFFF_FFFF
 MAX_DEPTH = 36  # a directory of 2^36 entries has more pages than a file
 GET, HAS, LOCATE = 0, 1, 2
 LARGE_HEADER = fmt.LARGE_MARK << 16
+ABSENT, UNCLEAR = bucket.ABSENT, bucket.UNCLEAR
 GROUP = 32  # keys that are under way at a time
+MOST = 192  # bytes of a record of any size that are fetched ahead
 
 
 def plain(data: Any) -> bytes:
@@ -146,10 +149,8 @@ class Tree:
             return [self.get(item) for item in keys]
         found: list[Any] = []
         data: list[bytes] = []
-        ways = array("Q", bytes(24 * GROUP))
-        hashes = raw.words(ways)
-        refs = raw.words(memoryview(ways)[GROUP:])
-        entries = raw.words(memoryview(ways)[2 * GROUP :])
+        lists = array("Q", bytes(32 * GROUP))
+        ways = raw.words(lists)
         start = 0
         while start < n:
             size = min(GROUP, n - start)
@@ -158,19 +159,23 @@ class Tree:
                 one = keys[start + i]
                 key = one if type(one) is bytes else plain(one)
                 data.append(key)
-                hashes[i] = hashing.hash64(raw.content(key), 0, len(key), self.space.seed) & self.space.mask
-            self.approach(hashes, refs, entries, size)
+                ways[i] = hashing.hash64(raw.content(key), 0, len(key), self.space.seed) & self.space.mask
+            self.approach(ways, size)
             for i in range(size):
                 key = data[i]
-                found.append(self.search_chain(raw.content(key), len(key), hashes[i], refs[i], GET, entries[i]))
+                h = ways[i]
+                found.append(
+                    self.search_chain(raw.content(key), len(key), h, ways[GROUP + i], GET, ways[2 * GROUP + i])
+                )
             start += size
         return found
 
-    def gather(self, data: Any, offsets: Any, out: Any, size: int, found: Any) -> None:
+    def gather(self, data: Any, offsets: Any, out: Any, size: int, found: Any, alone: bool = True) -> None:
         """Copy the values of the keys ``data[offsets[i]:offsets[i + 1]]`` to ``out[i * size:(i + 1) * size]``.
 
         ``found[i]`` becomes 1, or 0 where there is no such key, and then the bytes in ``out`` are zeros.  Both are
-        writable buffers of just that length, in bytes; ``offsets`` is one of int64.
+        writable buffers of just that length, in bytes; ``offsets`` is one of int64.  Unless ``alone``, other threads
+        may run meanwhile: the caller sees to it that the index stays what it is.
 
         Raises ValueError where a buffer, an offset or a key's length is wrong, or a value has not ``size`` bytes;
         in the last case ``out`` and ``found`` are left half done.
@@ -186,27 +191,124 @@ class Tree:
         mark = raw.writable(marks)
         keys = raw.address(source)
         place = raw.longs(places)
-        ways = array("Q", bytes(24 * GROUP))
-        hashes = raw.words(ways)
-        refs = raw.words(memoryview(ways)[GROUP:])
-        entries = raw.words(memoryview(ways)[2 * GROUP :])
+        lists = array("Q", bytes(32 * GROUP))
+        ways = raw.words(lists)
+        if self.height == 0:
+            raw.clear(to, 0, n * width)
+            raw.clear(mark, 0, n)
+            return
+        self.top()
+        if alone:
+            left = self.straight(keys, place, n, to, mark, width, ways)
+        else:
+            held = raw.let_go()
+            left = self.straight(keys, place, n, to, mark, width, ways)
+            raw.come_back(held)
+        start = 0
+        while left > 0:
+            start = self.closely(keys, place, start, n, to, mark, width, ways)
+            left -= GROUP
+
+    def straight(self, keys: Any, place: Any, n: int, to: Any, mark: Any, size: int, ways: Any) -> int:
+        """What ``gather`` does for all keys that can be found, or not, without a closer look; returns how many can't.
+
+        ``mark`` says UNCLEAR of those.  ``ways`` is room for 4 * GROUP words.  It looks at no Python object.
+        """
+        left = 0
         start = 0
         while start < n:
             count = min(GROUP, n - start)
             for i in range(count):
                 at = place[start + i]
-                hashes[i] = hashing.hash64(keys, at, place[start + i + 1] - at, self.space.seed) & self.space.mask
-            if self.height:
-                self.approach(hashes, refs, entries, count)
+                ways[i] = hashing.hash64(keys, at, place[start + i + 1] - at, self.space.seed) & self.space.mask
+            self.near(ways, count, size + place[start + 1] - place[start] + 4)
             for i in range(count):
-                at = place[start + i]
-                n_key = place[start + i + 1] - at
-                key = raw.part(keys, at, n_key)
-                there = self.height > 0 and self.fetch(key, n_key, hashes[i], refs[i], entries[i], to, start + i, width)
-                if not there:
-                    raw.clear(to, (start + i) * width, width)
+                there = UNCLEAR
+                if ways[GROUP + i] and size < 0xFFFF:
+                    at = place[start + i]
+                    n_key = place[start + i + 1] - at
+                    there = bucket.fetch(
+                        paged(self.space, ways[GROUP + i]), self.page_size, ways[i],
+                        raw.part(keys, at, n_key), n_key, ways[2 * GROUP + i], to, (start + i) * size, size,
+                    )  # fmt: skip
+                if there == ABSENT:
+                    raw.clear(to, (start + i) * size, size)
+                left += there == UNCLEAR
                 raw.store8(mark, start + i, there)
             start += count
+        return left
+
+    def closely(self, keys: Any, place: Any, start: int, n: int, to: Any, mark: Any, size: int, ways: Any) -> int:
+        """The same for the next up to GROUP keys from ``start`` on that are UNCLEAR; returns where to go on."""
+        count = 0
+        i = start
+        while i < n and count < GROUP:
+            if raw.peek8(mark, i) == UNCLEAR:
+                at = place[i]
+                ways[count] = hashing.hash64(keys, at, place[i + 1] - at, self.space.seed) & self.space.mask
+                ways[3 * GROUP + count] = i
+                count += 1
+            i += 1
+        self.approach(ways, count)
+        for k in range(count):
+            one = ways[3 * GROUP + k]
+            at = place[one]
+            n_key = place[one + 1] - at
+            key = raw.part(keys, at, n_key)
+            there = self.fetch(key, n_key, ways[k], ways[GROUP + k], ways[2 * GROUP + k], to, one, size)
+            if not there:
+                raw.clear(to, one * size, size)
+            raw.store8(mark, one, there)
+        return i
+
+    def near(self, ways: Any, n: int, need: int) -> None:
+        """From hashes in ``ways`` to the reference of each one's first bucket and, behind, to the entry to begin with.
+
+        They are GROUP words each; the reference is 0 where that takes a closer look.  ``need`` bytes of the records
+        are wanted.  Each step is taken for all of them at a time, so that their cache misses overlap.
+        """
+        refs = GROUP
+        entries = 2 * GROUP
+        for i in range(n):
+            ref = self.root
+            level = self.height - 2
+            while level > 0 and ref:
+                level -= 1
+                if sound(self.space, ref, DIRECTORY_KIND) and raw.load8(paged(self.space, ref), LEVEL) == level:
+                    at = ways[i] >> 64 - self.depth >> self.fan_bits * level & (1 << self.fan_bits) - 1
+                    ref = raw.load32(paged(self.space, ref), HEAD + 4 * at)
+                    if raw.COMPILED and level == 0:
+                        raw.prefetch(paged(self.space, ref), 0)
+                else:
+                    ref = 0
+            ways[refs + i] = ref
+        if self.height > 1:
+            for i in range(n):
+                h = ways[i]
+                ref = ways[refs + i]
+                slot = self.slots
+                if ref and sound(self.space, ref, NODE_KIND):
+                    page = paged(self.space, ref)
+                    depth = raw.load8(page, DEPTH)
+                    if depth == 0 or depth <= self.depth and (h ^ raw.load64(page, PREFIX)) >> 64 - depth == 0:
+                        slot = slot_of(h, depth, self.slots)
+                        raw.prefetch(page, HEAD + 4 * slot)
+                ways[entries + i] = slot
+            for i in range(n):
+                ref = 0
+                if ways[entries + i] < self.slots:
+                    ref = raw.load32(paged(self.space, ways[refs + i]), HEAD + 4 * ways[entries + i])
+                    if raw.COMPILED:  # else the page need not be there
+                        raw.prefetch(paged(self.space, ref), 0)
+                ways[refs + i] = ref
+        for i in range(n):
+            if sound(self.space, ways[refs + i], BUCKET_KIND):
+                bucket.expect_entries(paged(self.space, ways[refs + i]), self.page_size, ways[i])
+            else:
+                ways[refs + i] = 0
+        for i in range(n):
+            ref = ways[refs + i]
+            ways[entries + i] = bucket.expect(paged(self.space, ref), self.page_size, ways[i], need) if ref else 0
 
     def fetch(self, key: Any, n: int, h: int, ref: int, entry: int, to: Any, position: int, size: int) -> bool:
         """Copy the value of ``key``, as ``search_chain`` finds it, to its position; whether there is one."""
@@ -232,33 +334,32 @@ class Tree:
             f"expected values of {size} bytes, found one of {have} at position {position}; get_many takes any size"
         )
 
-    def approach(self, hashes: Any, refs: Any, entries: Any, n: int) -> int:
-        """Set ``refs`` to the first buckets for n ``hashes``, ``entries`` to where to begin to search them.
-
-        Each step is taken for all of them at a time, so that their cache misses overlap.  The index isn't empty.
-        """
+    def approach(self, ways: Any, n: int) -> int:
+        """The same as ``near``, looking closely: at pages for the first time, and at what is wrong with them."""
+        refs = GROUP
+        entries = 2 * GROUP
         if not raw.COMPILED or self.height == 1:
             for i in range(n):
-                refs[i] = self.descend(hashes[i])
-                page = self.space.page(refs[i], BUCKET_KIND)
-                entries[i] = bucket.expect(page, self.page_size, hashes[i])
+                ways[refs + i] = self.descend(ways[i])
+                page = self.space.page(ways[refs + i], BUCKET_KIND)
+                ways[entries + i] = bucket.expect(page, self.page_size, ways[i], MOST)
             return 0
         for i in range(n):
-            refs[i] = self.node_of(hashes[i])
-            raw.prefetch(self.space.known(refs[i]), 0)
+            ways[refs + i] = self.node_of(ways[i])
+            raw.prefetch(self.space.known(ways[refs + i]), 0)
         for i in range(n):
-            h = hashes[i]
-            page = self.space.page(refs[i], NODE_KIND)
-            slot = slot_of(h, self.node_depth(refs[i], page, h), self.slots)
+            h = ways[i]
+            page = self.space.page(ways[refs + i], NODE_KIND)
+            slot = slot_of(h, self.node_depth(ways[refs + i], page, h), self.slots)
             raw.prefetch(page, HEAD + 4 * slot)
-            entries[i] = slot
+            ways[entries + i] = slot
         for i in range(n):
-            refs[i] = raw.load32(self.space.known(refs[i]), HEAD + 4 * entries[i])
-            raw.prefetch(self.space.known(refs[i]), 0)
+            ways[refs + i] = raw.load32(self.space.known(ways[refs + i]), HEAD + 4 * ways[entries + i])
+            raw.prefetch(self.space.known(ways[refs + i]), 0)
         for i in range(n):
-            bucket.expect_entry(self.space.page(refs[i], BUCKET_KIND), self.page_size, hashes[i])
+            bucket.expect_entries(self.space.page(ways[refs + i], BUCKET_KIND), self.page_size, ways[i])
         for i in range(n):
-            entries[i] = bucket.expect(self.space.known(refs[i]), self.page_size, hashes[i])
+            ways[entries + i] = bucket.expect(self.space.known(ways[refs + i]), self.page_size, ways[i], MOST)
         return 0
 
     def top(self) -> int:
@@ -447,6 +548,20 @@ class Tree:
         if n > 0xFFFF or value_at(n) > raw.peek32(where, LARGE_PAGES) * self.page_size:
             raise CorruptError("a record's key is longer than its run; run check(), restore a backup")
         return raw.take(self.space.mem, raw.peek32(where, LARGE_PAGE) * self.page_size + RUN, n)
+
+
+def paged(space: Space, ref: int) -> Any:
+    """The placed page ``ref``, wherever that is."""
+    return raw.part(space.mem, ref * space.page_size, space.page_size)
+
+
+def sound(space: Space, ref: int, kind: int) -> bool:
+    """Whether ``ref`` is a placed page of this kind whose checksum is known to be right."""
+    if ref < space.first or ref >= space.limit or ref >> 3 >= space.bits_size:
+        return False
+    if not raw.peek8(space.bits, ref >> 3) >> (ref & 7) & 1:
+        return False
+    return raw.load8(paged(space, ref), KIND) == kind
 
 
 def value_at(n_key: int) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import struct
+from bisect import bisect_left
 from typing import Any
 
 import pytest
@@ -81,6 +83,52 @@ def test_a_full_bucket_has_no_hidden_room(size: int) -> None:
     while insert(page, size, n * 40503, n.to_bytes(8, "little"), b""):
         n += 1
     assert n == (size - fmt.BUCKET.size - 4) // (4 + 16)
+
+
+@pytest.mark.parametrize("spread", [0xFFFF, 0xFF, 0, None])
+def test_lower_bound_is_bisect(spread: int | None) -> None:
+    """However many tags there are, and however unevenly they are spread."""
+    rng = random.Random(spread)
+    for count in [*range(70), 127, 128, 500, 1016]:
+        page = memoryview(bytearray(4096))
+        tags = sorted(rng.choice([3, 0xFFFE]) if spread is None else rng.getrandbits(16) & spread for _ in range(count))
+        struct.pack_into(f"<{count}I", page, fmt.BUCKET.size, *(tag << 16 | rng.getrandbits(16) for tag in tags))
+        for tag in {0, 1, 0xFFFF, *tags[:5], *tags[-5:], *rng.choices([*tags, *range(65536)], k=30)}:
+            assert bucket.lower_bound(page, count, tag) == bisect_left(tags, tag)
+
+
+@pytest.mark.parametrize("kind", ["right", "random", "count", "entries", "records"])
+def test_fetch_is_find(kind: str) -> None:
+    """What it finds, find finds; what it says is absent is not there; and no offset is outside (an exception here)."""
+    rng = random.Random(kind)
+    said = set()
+    for _ in range(100):
+        page = fresh(4096)
+        keys = [b"key%05d" % n for n in range(rng.choice([3, 60]))]
+        for n, key in enumerate(keys):
+            insert(page, 4096, n << 11 & 0xFFFF, key, b"value %02d" % n)
+        if kind == "random":
+            page[32:] = rng.randbytes(4064)
+        elif kind == "count":
+            struct.pack_into("<H", page, fmt.BUCKET.offset["count"], rng.randrange(65536))
+        elif kind == "entries":
+            page[32:152] = rng.randbytes(120)
+        elif kind == "records":
+            page[2000:] = rng.randbytes(2096)
+        for n, key in enumerate([*keys, b"none of them"]):
+            h = n << 11 & 0xFFFF
+            out = memoryview(bytearray(8))
+            i = bucket.expect(page, 4096, h, 20)
+            found = bucket.fetch(page, 4096, h, key, len(key), i, out, 0, 8)
+            there = bucket.find(page, 4096, h, key, len(key), i)
+            said.add(found)
+            if found == bucket.FETCHED:
+                at = 8 * (there >> 48)
+                assert there > bucket.BAD and there >> 16 & 0xFFFF == 8 and out == page[at : at + 8]
+            elif found == bucket.ABSENT:
+                assert there == 0
+    if kind == "right":
+        assert said >= {bucket.FETCHED, bucket.ABSENT}
 
 
 def test_values_are_aligned() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from array import array
+from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from typing import Any
 
@@ -32,10 +33,10 @@ def most(kernels: Any, mask: int) -> int:
     return 3000 if mask == ALL else 300
 
 
-def gathered(tree: Any, keys: list[bytes], size: int) -> list[bytes | None]:
+def gathered(tree: Any, keys: list[bytes], size: int, alone: bool = True) -> list[bytes | None]:
     """What ``gather`` finds, as ``get_many`` would give it."""
     out, found = bytearray(b"\xff" * len(keys) * size), bytearray(b"\xff" * len(keys))
-    assert tree.gather(*pack(keys), out, size, found) is None
+    assert tree.gather(*pack(keys), out, size, found, alone) is None
     rows = [bytes(out[i * size : (i + 1) * size]) for i in range(len(keys))]
     assert set(found) <= {0, 1}
     assert all(there or not any(row) for there, row in zip(found, rows, strict=True))
@@ -98,7 +99,9 @@ def test_gather_is_get(kernels: Any, n: int, mask: int) -> None:
         assert gathered(index, keys, size) == expected
         assert gathered(index, [], size) == []
         store.commit()
-        assert gathered(store.tree(), keys, size) == expected
+        for alone in (True, False, False):  # at first no page is known to be right, at last all are
+            assert gathered(store.tree(), keys, size, alone) == expected
+        assert store.tree().get_many(keys) == expected
         index = store.begin()
         for key in keys[::2]:
             if key in model:
@@ -111,6 +114,25 @@ def test_gather_is_get(kernels: Any, n: int, mask: int) -> None:
         store.work.flush()
         assert gathered(index, keys, size) == [model.get(key) for key in keys]
         store.commit()
+
+
+@both
+@pytest.mark.parametrize("mask", MASKS, ids=hex)
+def test_gather_by_several_threads(kernels: Any, mask: int) -> None:
+    """At the same time, each its own keys, while no page is known to be right yet."""
+    rng = random.Random(mask)
+    n = most(kernels, mask)
+    store = IndexStore(kernels, 4096, mask)
+    model = {rng.randbytes(8): rng.randbytes(8) for _ in range(n)}
+    store.begin().put_many([*model], [*model.values()])
+    store.commit()
+    keys = [*model, *(rng.randbytes(8) for _ in range(n // 4))]
+    rng.shuffle(keys)
+    tree = store.tree()
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda at: gathered(tree, keys[at::3], 8, False), range(3)))
+    for at in range(3):
+        assert found[at] == [model.get(key) for key in keys[at::3]]
 
 
 @both
