@@ -17,11 +17,12 @@ import pytest
 
 from mmstore import format as fmt
 from mmstore.database.database import Database
-from mmstore.pages import live as live_module
 from mmstore.pages.live import LivePage
 from mmstore.pages.root import Root
 from powercut import PATH, Bench
 from simdisk import SimCrash, SimFilesystem
+
+_LIVE = fmt.LIVE.offset
 
 
 class MortalFilesystem(SimFilesystem):
@@ -102,23 +103,32 @@ class Life:
 @contextmanager
 def stores_are_instants() -> Iterator[None]:
     """Count each store into the live page by the process whose life it is."""
-    store, publish, set_half = live_module.store_release, LivePage.publish, LivePage.set_half
+    set_word, publish, set_half = LivePage.set, LivePage.publish, LivePage.set_half
 
-    def counted(memory: memoryview, at: int, value: int) -> None:
+    def counted(live: LivePage, field: str, value: int) -> None:
         if Life.current is not None:
-            Life.current.instant(f"store {value:#x} at {at}")
-        store(memory, at, value)
+            Life.current.instant(f"store {field} {value:#x}")
+        set_word(live, field, value)
 
-    def published(live: LivePage, root: Root) -> None:
+    def published(live: LivePage, root: Root) -> bool:
+        """One call into C, whose stores are made here one by one: on a copy first, then what it has changed there."""
         life = Life.current
-        if life is not None:
-            life.instant(f"root slot of {root.txn}")
-            if life.at == len(life.instants) and life.live is None:  # dies in the middle of the slot
-                half = root.pack()[: fmt.ROOT.size // 2]
-                at = fmt.ROOT_SLOT_AT[root.txn & 1]
-                live.memory[at : at + len(half)] = half
-            life.instant(f"half of the root slot of {root.txn}")
-        publish(live, root)
+        if life is None:
+            return publish(live, root)
+        life.instant(f"root slot of {root.txn}")
+        at, size = fmt.ROOT_SLOT_AT[root.txn & 1], fmt.ROOT_SLOT.size
+        if life.at == len(life.instants) and life.live is None:  # dies in the middle of the slot
+            half = root.pack()[: fmt.ROOT.size // 2]
+            live.memory[at : at + len(half)] = half
+        life.instant(f"half of the root slot of {root.txn}")
+        twin = LivePage(memoryview(bytearray(live.memory)))
+        waited = publish(twin, root)
+        for field, start, n in (("", at, size), ("txn", _LIVE["txn"], 8), ("wakeups", _LIVE["wakeups"], 4)):
+            if field:
+                life.instant(f"store {field}")
+            live.memory[start : start + n] = twin.memory[start : start + n]
+        assert live.memory == twin.memory
+        return waited
 
     def half(live: LivePage, field: str, value: int) -> None:
         if Life.current is not None:
@@ -126,7 +136,7 @@ def stores_are_instants() -> Iterator[None]:
         set_half(live, field, value)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(live_module, "store_release", counted)
+        patch.setattr(LivePage, "set", counted)
         patch.setattr(LivePage, "publish", published)
         patch.setattr(LivePage, "set_half", half)
         yield
