@@ -44,6 +44,8 @@ class Options:
     timeout: float = 5.0
     """Seconds to wait for a lock."""
     in_memory: bool = False
+    network: bool = False
+    """Whether the file may lie on a network file system."""
     background: bool = True
     """Checkpoints that are due run in a thread of their own; else inside the commit that finds them due."""
     log_ring: int = 4 << 20
