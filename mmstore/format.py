@@ -161,6 +161,7 @@ LIVE = Layout(
     ("waiters", "I", "how many sleep in wait(); a hint"),
     ("wakeups", "I", "futex word, raised by each publication"),
     ("reserved", "I", "0"),
+    ("place", "Q", "xxh3_64 of the name under which the file was opened, seeded with its folder's inode; 0: not known"),
 )
 
 ROOT_SLOT = Layout(

@@ -389,6 +389,9 @@ class SimBackend:
     def owner(self) -> tuple[int, int]:
         return os.geteuid(), os.getegid()
 
+    def links(self) -> int:
+        return 1
+
     def size(self) -> int:
         self._fs.alive()
         return self._file.size()

@@ -54,6 +54,9 @@ class Backend(Protocol):
     def owner(self) -> tuple[int, int]:
         """User and group."""
 
+    def links(self) -> int:
+        """Names that the file has: more than one by hard links."""
+
     def size(self) -> int:
         """Bytes, as the file system has it now."""
 

@@ -26,6 +26,7 @@ ring are taken.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -120,14 +121,23 @@ class Log:
         return cls(backend, path, log_id, ring)
 
     @classmethod
-    def open(cls, fs: Filesystem, path: str, log_id: int, uuid: bytes, *, write: bool = True) -> Log:
-        """Open the log that a header names; CorruptError if it is missing, damaged or another's."""
+    def open(cls, fs: Filesystem, path: str, log_id: int, uuid: bytes, *, write: bool = True, links: int = 1) -> Log:
+        """Open the log that a header names; CorruptError if it is missing, damaged or another's.
+
+        ``links``: how many names the data file has.  The log lies beside the one under which it was made.
+        """
+        put_back = "put the log that belongs to it back beside the data file"
+        if links > 1:
+            put_back = (
+                f"the data file has {links} names (hard links), and its log lies beside one of them: open the store "
+                "under that name"
+            )
         try:
             backend = fs.open(path, write=write)
         except FileNotFoundError as error:
             raise CorruptError(
                 f"{path!r}: expected the log of this store, found no such file: commits since the last checkpoint are "
-                "in it; put it back beside the data file"
+                f"in it; {put_back}"
             ) from error
         try:
             fields = _read_header(backend)
@@ -136,8 +146,7 @@ class Log:
                 raise CorruptError(f"{expected}, found a damaged header; restore both files from a backup", offset=0)
             if fields["log_id"] != log_id or fields["uuid"] != uuid:
                 raise CorruptError(
-                    f"{expected}, found log {fields['log_id']:016x} of store {fields['uuid'].hex()}: put the log that "
-                    "belongs to the data file back beside it",
+                    f"{expected}, found log {fields['log_id']:016x} of store {fields['uuid'].hex()}: {put_back}",
                     offset=0,
                 )
             ring = int(fields["ring"])
@@ -335,6 +344,12 @@ def aside_path(path: str, uuid: bytes) -> str:
 def log_path(fs: Filesystem, path: str) -> str:
     """The path of the log of the data file at ``path``, whatever links lead there."""
     return fs.realpath(path) + WAL_SUFFIX
+
+
+def log_place(fs: Filesystem, path: str) -> int:
+    """The place of the log of the data file at ``path``, as a number: the same whatever its folder is called."""
+    folder = fs.identity(os.path.dirname(path))
+    return xxh3_64(os.fsencode(os.path.basename(path)), 0 if folder is None else folder[1])
 
 
 assert LOG_RECORD.offset["synced"] == LOG_RECORD.offset["txn"] + LOG_ALIGN

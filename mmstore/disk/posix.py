@@ -83,6 +83,9 @@ class PosixBackend:
         status = os.fstat(self._fd)
         return status.st_uid, status.st_gid
 
+    def links(self) -> int:
+        return os.fstat(self._fd).st_nlink
+
     def size(self) -> int:
         return os.fstat(self._fd).st_size
 

@@ -220,12 +220,13 @@ class Session:
         """Open log ``log_id`` under either of its names; CorruptError if it isn't there."""
         writable = self.store.backend.writable
         first, second = self.log_paths()
+        uuid, links = self.identity.uuid, self.store.backend.links()
         try:
-            return Log.open(self.fs, first, log_id, self.identity.uuid, write=writable)
+            return Log.open(self.fs, first, log_id, uuid, write=writable, links=links)
         except CorruptError:
             if not self.fs.exists(second):
                 raise
-            return Log.open(self.fs, second, log_id, self.identity.uuid, write=writable)
+            return Log.open(self.fs, second, log_id, uuid, write=writable, links=links)
 
     def drop_log(self) -> None:
         if self.log is not None:

@@ -792,6 +792,70 @@ def test_a_log_that_is_missing_is_corrupt(path: Path, tmp_path: Path) -> None:
             mmstore.open(twin, flag)
 
 
+# --- two names of one file: the log lies beside one of them -------------------------------------------
+
+
+def left_as_by_a_crash(path: Path) -> None:
+    """``path`` with one commit, in the log; the file's inode stays what it was."""
+    with mmstore.open(path) as db:
+        db[b"k"] = b"v"
+        files = {name: Path(name).read_bytes() for name in (str(path), f"{path}-wal")}
+    for name, content in files.items():
+        Path(name).write_bytes(content)
+
+
+@pytest.mark.parametrize("flag", ["r", "w", "c"])
+def test_after_a_crash_only_the_name_with_the_log_opens(path: Path, tmp_path: Path, flag: str) -> None:
+    left_as_by_a_crash(path)
+    (tmp_path / "elsewhere").mkdir()
+    before = path.read_bytes()
+    for other in (tmp_path / "other.mms", tmp_path / "elsewhere" / "data.mms"):
+        other.hardlink_to(path)
+        with pytest.raises(mmstore.CorruptError, match="names .hard links.*open the store under that name"):
+            mmstore.open(other, flag)
+    fixed = fmt.FIXED_SIZE  # the live page is rebuilt by whoever is alone
+    assert path.read_bytes()[fixed:] == before[fixed:] and not Path(f"{other}-wal").exists()
+    with mmstore.open(path) as db:
+        assert dict(db) == {b"k": b"v"} and db.check() == []
+
+
+def test_a_stale_log_beside_the_other_name_is_not_taken(path: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.mms"
+    left_as_by_a_crash(path)
+    stale = Path(f"{path}-wal").read_bytes()
+    with mmstore.open(path):
+        other.hardlink_to(path)
+    left_as_by_a_crash(other)
+    Path(f"{path}-wal").write_bytes(stale)  # a log of the same store, and yet another one
+    with pytest.raises(mmstore.CorruptError, match="found log.*hard links"):
+        mmstore.open(path)
+    with mmstore.open(other) as db:
+        assert dict(db) == {b"k": b"v"} and db.check() == []
+
+
+@pytest.mark.parametrize("flag", ["r", "w", "c"])
+def test_while_open_under_one_name_others_are_refused(path: Path, tmp_path: Path, flag: str) -> None:
+    """Each would make a log that the other's handles don't find."""
+    other, symbolic = tmp_path / "other.mms", tmp_path / "symbolic.mms"
+    with mmstore.open(path) as db:
+        other.hardlink_to(path)
+        symbolic.symlink_to(path)
+        with pytest.raises(mmstore.Error, match="open under another one"):
+            mmstore.open(other, flag)
+        with mmstore.open(path, flag), mmstore.open(symbolic, flag):
+            db[b"k"] = b"v"
+        with pytest.raises(mmstore.Error, match="open under another one"):
+            mmstore.open(other, flag)
+    with mmstore.open(other) as db:  # closed cleanly, it has no log anywhere
+        assert dict(db) == {b"k": b"v"}
+        db[b"k"] = b"w"
+        with pytest.raises(mmstore.Error, match="open under another one"):
+            mmstore.open(path, flag)
+    with mmstore.open(path) as db:
+        assert dict(db) == {b"k": b"w"} and db.check() == []
+    assert sorted(os.listdir(tmp_path)) == ["data.mms", "other.mms", "symbolic.mms"]
+
+
 def test_a_log_of_another_store_is_corrupt(tmp_path: Path) -> None:
     paths = [tmp_path / "a.mms", tmp_path / "b.mms"]
     twin = tmp_path / "twin.mms"
