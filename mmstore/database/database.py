@@ -100,10 +100,10 @@ def open_on(fs: Filesystem, path: str, flag: str, options: Options, page_size: i
             "use a local disk, or pass network=True if only one machine ever opens it"
         )
     if flag == "n":
-        attach.create(fs, path, page_size, replace=True)
+        attach.create(fs, path, page_size, options.timeout, replace=True)
     elif flag == "c" and not fs.exists(path):
         try:
-            attach.create(fs, path, page_size, replace=False)
+            attach.create(fs, path, page_size, options.timeout, replace=False)
         except FileExistsError:
             pass  # another process was quicker; its store is the one
     return Database(attach.attach(fs, path, options), flag)

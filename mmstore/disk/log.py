@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -35,8 +36,10 @@ import numpy as np
 from xxhash import xxh3_64_intdigest as xxh3_64
 
 from mmstore.disk.backend import Backend, Buffer, Filesystem
+from mmstore.disk.locks import FileLocks
+from mmstore.disk.newfile import making, temporary
 from mmstore.errors import CorruptError, SyncError
-from mmstore.format import LOG_ALIGN, LOG_HEADER, LOG_MAGIC, LOG_RECORD, LOG_RING_AT, WAL_SUFFIX
+from mmstore.format import LOCK_MAKER, LOG_ALIGN, LOG_HEADER, LOG_MAGIC, LOG_RECORD, LOG_RING_AT, WAL_SUFFIX
 
 DEFAULT_RING: Final = 4 << 20
 _SMALLEST_RING: Final = 4096
@@ -45,6 +48,7 @@ _FILL: Final = bytes(64 << 10)
 _CHECKSUM: Final = 8  # bytes of a record's checksum, its first field
 _PADDING: Final = tuple(bytes(n) for n in range(LOG_ALIGN))
 _pack_record: Final = LOG_RECORD.struct.pack
+_PATIENCE: Final = 5.0  # seconds to wait for another store that moves a log: it takes some microseconds
 _HASHED_LAPS: Final = 16  # how often the search for a later record may hash the whole ring
 
 
@@ -89,34 +93,27 @@ class Log:
         uuid: bytes,
         ring: int = DEFAULT_RING,
         like: Backend | None = None,
+        timeout: float = 5.0,
     ) -> Log:
         """Make a log that is durable, name included; the caller holds the writer lock.
 
         Its mode, and as root its owner, are those of the data file ``like``: whoever may commit there may here.
         A file that has the name already is replaced, since no header of this store names it; but if it
         is the log of another store, that may still hold commits, it is moved aside first.  Raises
-        SyncError when the log can't be made durable.
+        SyncError when the log can't be made durable, LockTimeout when another store makes its own here for longer than
+        ``timeout`` seconds.
         """
-        new = path + ".new"
-        if fs.exists(new):
-            fs.unlink(new)
         mode, owner = (like.mode(), like.owner()) if like is not None else (None, None)
-        backend = fs.open(new, create=True, exclusive=True, mode=mode, owner=owner)
-        try:
+        with making(fs, path, timeout, mode=mode, owner=owner) as backend:
             for at in range(0, LOG_RING_AT + ring, len(_FILL)):
                 backend.pwrite(_FILL[: LOG_RING_AT + ring - at], at)
             fields = {"magic": LOG_MAGIC, "log_id": log_id, "uuid": uuid, "ring": ring, "checksum": 0}
             body = LOG_HEADER.pack(fields)[:-_CHECKSUM]
             backend.pwrite(body + xxh3_64(body).to_bytes(_CHECKSUM, "little"), 0)
-            _sync(backend.sync_all, new)
-            _move_stranger_aside(fs, path, uuid)
-            fs.rename(new, path)
+            _sync(backend.sync_all, path)
+            _move_stranger_aside(fs, path, uuid, timeout)
+            fs.rename(temporary(path), path)
             _sync(lambda: fs.sync_dir(path), path)
-        except BaseException:
-            backend.close()
-            if fs.exists(new):
-                fs.unlink(new)
-            raise
         backend.name = path
         return cls(backend, path, log_id, ring)
 
@@ -166,10 +163,14 @@ class Log:
     @staticmethod
     def remove_of(fs: Filesystem, path: str, uuid: bytes) -> None:
         """Remove a log of store ``uuid`` that no header names; another store's stays."""
-        fields = _header_at(fs, path)
-        if fields is not None and fields["uuid"] == uuid:
-            with contextlib.suppress(PermissionError):  # where the folder may not be written it does no harm
-                fs.unlink(path)
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # where it can't be removed it does no harm
+            found = fs.open(path)
+            try:
+                fields = _read_header(found)
+                if fields is not None and fields["uuid"] == uuid:
+                    _unlink(fs, path, found)
+            finally:
+                found.close()
 
     def is_ours(self, fs: Filesystem, path: str) -> bool:
         """Whether the name still leads to this file."""
@@ -177,10 +178,7 @@ class Log:
 
     def unlink_if_ours(self, fs: Filesystem, path: str) -> bool:
         """Remove the name if it still leads to this file; durable only after the folder is synced."""
-        if not self.is_ours(fs, path):
-            return False
-        fs.unlink(path)
-        return True
+        return self.is_ours(fs, path) and _unlink(fs, path, self.backend)
 
     def close(self) -> None:
         """Close the file."""
@@ -310,14 +308,6 @@ def _read_header(backend: Backend) -> dict[str, Any] | None:
     return fields
 
 
-def _header_at(fs: Filesystem, path: str) -> dict[str, Any] | None:
-    found = fs.open(path, write=False)
-    try:
-        return _read_header(found)
-    finally:
-        found.close()
-
-
 def _sync(how: Callable[[], None], path: str) -> None:
     try:
         how()
@@ -326,14 +316,47 @@ def _sync(how: Callable[[], None], path: str) -> None:
         raise SyncError(error.errno or 0, message) from error
 
 
-def _move_stranger_aside(fs: Filesystem, path: str, uuid: bytes) -> None:
-    fields = _header_at(fs, path) if fs.exists(path) else None
-    if fields is None or fields["uuid"] == uuid:
-        return
-    aside = aside_path(path, fields["uuid"])
-    while fs.exists(aside):
-        aside += "~"
-    fs.link_exclusive(path, aside)
+@contextlib.contextmanager
+def _naming(fs: Filesystem, path: str, backend: Backend, timeout: float) -> Iterator[bool]:
+    """Meanwhile nobody else takes the name from the log ``backend`` or gives it to another; whether it has it.
+
+    The log's own store removes it, and one that has taken its data file's name moves it aside: without a lock the one
+    that looked first could remove what the other has put in its place.
+    """
+    locks = FileLocks(backend)
+    locks.acquire_exclusive(LOCK_MAKER, time.monotonic() + timeout, "another store to move or remove this log")
+    try:
+        yield fs.identity(path) == backend.identity()
+    finally:
+        locks.unlock(LOCK_MAKER)
+
+
+def _unlink(fs: Filesystem, path: str, backend: Backend) -> bool:
+    with _naming(fs, path, backend, _PATIENCE) as named:
+        if named:
+            fs.unlink(path)
+        return named
+
+
+def _move_stranger_aside(fs: Filesystem, path: str, uuid: bytes, timeout: float) -> None:
+    named = False
+    while not named:
+        try:
+            found = fs.open(path)
+        except FileNotFoundError:
+            return
+        try:
+            fields = _read_header(found)
+            if fields is None or fields["uuid"] == uuid:
+                return
+            with _naming(fs, path, found, timeout) as named:
+                if named:
+                    aside = aside_path(path, fields["uuid"])
+                    while fs.exists(aside):
+                        aside += "~"
+                    fs.link_exclusive(path, aside)
+        finally:
+            found.close()
 
 
 def aside_path(path: str, uuid: bytes) -> str:

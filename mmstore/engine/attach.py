@@ -18,6 +18,7 @@ from mmstore import format as fmt
 from mmstore.disk.backend import Backend, Filesystem
 from mmstore.disk.locks import FileLocks
 from mmstore.disk.log import Log, log_place
+from mmstore.disk.newfile import making, remove_left_over, temporary
 from mmstore.engine import checkpoint, recovery
 from mmstore.engine.publish import publish
 from mmstore.engine.session import Options, Session
@@ -31,25 +32,16 @@ _FIRST = 1  # txn id of a store that was never written to
 _WORTH_CUTTING = 16  # a file is cut when more than 1 / this of it is free at its end
 
 
-def create(fs: Filesystem, path: str, page_size: int, *, replace: bool) -> None:
-    """Make an empty store at ``path``.
+def create(fs: Filesystem, path: str, page_size: int, timeout: float, *, replace: bool) -> None:
+    """Make an empty store at ``path``; who is making one there is waited for up to ``timeout`` seconds (LockTimeout).
 
     An existing file is replaced whole if ``replace`` (those who have it open keep it), else FileExistsError.
     """
-    temporary = f"{path}.{os.urandom(6).hex()}.new"
-    backend = fs.open(temporary, create=True, exclusive=True)
-    try:
+    with making(fs, path, timeout) as backend:
         write_new(backend, Identity.new(page_size), Root(txn=_FIRST, pages=fmt.ZONE_SIZE // page_size))
-        if replace:
-            fs.rename(temporary, path)
-        else:
-            fs.link_exclusive(temporary, path)
-    except BaseException:
-        if fs.exists(temporary):
-            fs.unlink(temporary)
-        raise
-    finally:
-        backend.close()
+        move = fs.rename if replace else fs.link_exclusive
+        move(temporary(path), path)
+    backend.close()
     fs.sync_dir(path)
 
 
@@ -103,6 +95,8 @@ def attach_under_gate(fs: Filesystem, path: str, backend: Backend, locks: FileLo
     session = Session(fs, path, backend, identity, options, locks)
     if locks.try_exclusive(fmt.LOCK_LIVE):
         start_session(session)
+        for made in (path, path + fmt.WAL_SUFFIX):
+            remove_left_over(fs, made)
         session.live.set("place", log_place(fs, path))
     else:
         refuse_second_name(session)

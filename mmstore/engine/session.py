@@ -194,16 +194,18 @@ class Session:
     # --- the log ------------------------------------------------------------------------------------
 
     def log_paths(self) -> tuple[str, str]:
-        """The log's name, and the other that it may have.
+        """The log's name, and the other that it may have: in this order, whoever looks for it misses no move.
 
         Flag "n" gives the data file's name to a new store while this one is open.  From then on the log's
         name belongs to that store, and our log lies, or is moved by it, aside.
         """
         name = self.path + fmt.WAL_SUFFIX
-        aside = aside_path(name, self.identity.uuid)
-        if self.fs.identity(self.path) == self.store.backend.identity():
-            return name, aside
-        return aside, name
+        return name, aside_path(name, self.identity.uuid)
+
+    def new_log_path(self) -> str:
+        """The name for a log that is to be made."""
+        name, aside = self.log_paths()
+        return name if self.fs.identity(self.path) == self.store.backend.identity() else aside
 
     def current_log(self) -> Log | None:
         """The log that the live page names, opened when another process made it; None if there is none."""

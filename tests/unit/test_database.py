@@ -16,6 +16,7 @@ import pytest
 import mmstore
 from mmstore import format as fmt
 from mmstore.database.database import Database
+from mmstore.disk.log import Log
 from mmstore.engine import checkpoint
 from mmstore.engine.session import Session
 from mmstore.keyspace import values
@@ -343,6 +344,27 @@ def test_handles_of_a_replaced_store_keep_their_log_apart(path: Path, tmp_path: 
                 assert dict(copy) == {b"k": b"newer", b"l": b"newer"} and copy.check() == []
         assert dict(old) == {b"k": b"older"} and old.check() == []
     assert sorted(os.listdir(path.parent)) == ["data.mms", "twin.mms"]
+
+
+def test_a_log_that_is_moved_aside_while_it_is_looked_for_is_found(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    true = Log.open
+    looked: list[str] = []
+    with mmstore.open(path) as one, mmstore.open(path) as two:
+        one[b"k"] = b"old"
+        with mmstore.open(path, "n") as new:
+
+            def opening(fs: Any, name: str, *arguments: Any, **options: Any) -> Log:
+                looked.append(name)
+                try:
+                    return true(fs, name, *arguments, **options)
+                finally:
+                    if len(looked) == 1:
+                        new[b"k"] = b"new"  # makes a log, and moves the other aside
+
+            monkeypatch.setattr(Log, "open", opening)
+            two[b"l"] = b"old"
+            assert looked and dict(one) == {b"k": b"old", b"l": b"old"}
+    assert os.listdir(path.parent) == ["data.mms"]
 
 
 def test_a_new_store_after_a_crash_does_not_take_the_old_log(path: Path) -> None:
