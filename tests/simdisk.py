@@ -460,14 +460,6 @@ class SimBackend:
         os.ftruncate(self._file.fd, n)
         self._file.resized(size)
 
-    @_alone
-    def punch(self, off: int, n: int) -> None:
-        self._fs.step("punch", self.name, off, n)
-        n = min(n, self._file.size() - off)
-        if n > 0:
-            os.pwrite(self._file.fd, bytes(n), off)
-            self._file.changed(off, n)
-
     def reopen(self) -> SimBackend:
         self._fs.alive()
         return SimBackend(self._fs, self._file, self.name, self.writable)

@@ -87,9 +87,6 @@ class Backend(Protocol):
     def truncate(self, n: int) -> None:
         """Set the size."""
 
-    def punch(self, off: int, n: int) -> None:
-        """Give the room of [off, off + n) back where the system can; the bytes read as 0 then."""
-
     def reopen(self) -> Backend:
         """The same file opened anew: own locks, own position, whatever became of its name."""
 

@@ -165,9 +165,6 @@ class PosixBackend:
         except OSError as error:
             raise_full(error, self.name, f"setting the file's size to {n} bytes")
 
-    def punch(self, off: int, n: int) -> None:
-        libc.punch(self._fd, off, n)
-
     # --- life ---
 
     def reopen(self) -> PosixBackend:
