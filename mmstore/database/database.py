@@ -279,8 +279,10 @@ class Database(Keyspace):
         checkpoint.checkpoint(self.session)
 
     def compact(self) -> int:
-        """Compact each table, in one transaction; returns how many rows went.  See `TableWriter.compact`."""
+        """Compact each table and array, in one transaction; returns how many rows went.  See `TableWriter.compact`."""
         with self.transaction() as txn:
+            for name in self.arrays():
+                txn.array(name).compact()
             return sum(txn.table(name).compact() for name in self.tables())
 
     def stats(self) -> dict[str, Any]:
