@@ -19,7 +19,7 @@ from mmstore.errors import SchemaError
 from mmstore.integrations.inputs.base import ArrayBatch, BadRow, Batch, Handler, Input, Plan
 from mmstore.integrations.inputs.delimited import CsvInput
 from mmstore.integrations.jsontext import json_rows, json_values
-from mmstore.integrations.slices import Gathered, Slices, listed, packed, rows, slices
+from mmstore.integrations.slices import SliceBuffer, Slices, listed, packed, rows, slices
 from mmstore.integrations.where import Condition, chosen
 
 __all__ = ["KeyspaceTarget"]
@@ -47,7 +47,7 @@ class KeyspaceTarget:
         self.columns = list(columns) if columns is not None else None
         self.on_conflict = on_conflict or "replace"
         self.loose: tuple[str, ...] = ()
-        self._gathered = Gathered(GATHERED), Gathered(GATHERED)
+        self._waiting = SliceBuffer(GATHERED), SliceBuffer(GATHERED)
 
     def mapping(self, txn: Any) -> Any:
         """The mapping to write to."""
@@ -99,16 +99,16 @@ class KeyspaceTarget:
             keys, values = self._new_ones(self.mapping(txn), listed(keys), listed(values), file, row, bad)
             return int(self.mapping(txn).put_slices(keys, values))
         size = sum(part.nbytes for part in (*keys, *values))
-        new = self.flush(txn) if size + sum(part.size for part in self._gathered) > GATHERED else 0
+        new = self.flush(txn) if size + sum(part.size for part in self._waiting) > GATHERED else 0
         if size > GATHERED:
             return new + int(self.mapping(txn).put_slices(keys, values))
-        for part, items in zip(self._gathered, (keys, values), strict=True):
+        for part, items in zip(self._waiting, (keys, values), strict=True):
             part.add(items)
         return new
 
     def flush(self, txn: Any) -> int:
         """Put what was gathered; how many keys are new."""
-        keys, values = self._gathered
+        keys, values = self._waiting
         if not keys.size:
             return 0
         new = int(self.mapping(txn).put_slices(keys.items(), values.items()))

@@ -13,13 +13,13 @@ import numpy.typing as npt
 
 from mmstore.database.keys import packed_list
 
-__all__ = ["Gathered", "Slices", "listed", "packed", "rows", "slices"]
+__all__ = ["SliceBuffer", "Slices", "listed", "packed", "rows", "slices"]
 
 Slices: TypeAlias = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 """(bytes, offsets), of which the first is 0."""
 
 
-class Gathered:
+class SliceBuffer:
     """Items of several batches, copied one behind the other into memory that is used again."""
 
     def __init__(self, most: int) -> None:
