@@ -83,7 +83,7 @@ FIXED_SIZE: Final = 256 << 10
 ZONE_SIZE: Final = 2 << 20
 
 WAL_SUFFIX: Final = "-wal"
-NEW_SUFFIX: Final = "-new"  # of a store or a log that is being made
+NEW_SUFFIX: Final = "-unfinished"  # of a store or a log that is being made
 
 IDENTITY = Layout(
     "identity",

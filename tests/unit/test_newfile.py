@@ -149,8 +149,20 @@ def test_what_cannot_be_removed_does_not_keep_a_store_from_opening(path: str) ->
     os.mkdir(temporary(path))
     with mmstore.open(path) as db:
         assert dict(db) == {b"k": b"v"}
-    with pytest.raises(OSError, match="data.mms-new"):
+    with pytest.raises(OSError, match="data.mms-unfinished"):
         mmstore.open(path, "n")
+    with mmstore.open(path) as db:
+        assert dict(db) == {b"k": b"v"}
+
+
+def test_a_store_that_is_built_to_take_anothers_place_is_nobodys_left_over(path: str) -> None:
+    mmstore.open(path).close()
+    for name in (f"{path}-new", f"{path}.new", f"{path}.tmp"):
+        with mmstore.open(name) as db:
+            db[b"k"] = b"v"
+    with mmstore.open(path), mmstore.open(path, "n"):
+        pass
+    os.rename(f"{path}-new", path)
     with mmstore.open(path) as db:
         assert dict(db) == {b"k": b"v"}
 
