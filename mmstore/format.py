@@ -83,6 +83,7 @@ FIXED_SIZE: Final = 256 << 10
 ZONE_SIZE: Final = 2 << 20
 
 WAL_SUFFIX: Final = "-wal"
+NEW_SUFFIX: Final = "-unfinished"  # of a store or a log that is being made
 
 IDENTITY = Layout(
     "identity",
@@ -161,6 +162,7 @@ LIVE = Layout(
     ("waiters", "I", "how many sleep in wait(); a hint"),
     ("wakeups", "I", "futex word, raised by each publication"),
     ("reserved", "I", "0"),
+    ("place", "Q", "xxh3_64 of the name under which the file was opened, seeded with its folder's inode; 0: not known"),
 )
 
 ROOT_SLOT = Layout(
@@ -195,6 +197,7 @@ LOCK_TURN: Final = LOCK_GATE + 2
 LOCK_WRITER: Final = LOCK_GATE + 3
 LOCK_CHECKPOINT: Final = LOCK_GATE + 4
 LOCK_READERS: Final = LOCK_GATE + 5  # shared by handles that may not write: the file is not cut meanwhile
+LOCK_MAKER: Final = LOCK_GATE + 6  # of a store or log that has its temporary name
 LOCK_SLOTS: Final = LOCK_GATE + 1024  # + slot number
 LOCK_PINS: Final = LOCK_GATE + (1 << 20)  # + txn id: pins of handles that may not write
 LOCK_PINS_SIZE: Final = 1 << 61

@@ -389,6 +389,9 @@ class SimBackend:
     def owner(self) -> tuple[int, int]:
         return os.geteuid(), os.getegid()
 
+    def links(self) -> int:
+        return 1
+
     def size(self) -> int:
         self._fs.alive()
         return self._file.size()
@@ -456,14 +459,6 @@ class SimBackend:
         size = self._file.size()
         os.ftruncate(self._file.fd, n)
         self._file.resized(size)
-
-    @_alone
-    def punch(self, off: int, n: int) -> None:
-        self._fs.step("punch", self.name, off, n)
-        n = min(n, self._file.size() - off)
-        if n > 0:
-            os.pwrite(self._file.fd, bytes(n), off)
-            self._file.changed(off, n)
 
     def reopen(self) -> SimBackend:
         self._fs.alive()

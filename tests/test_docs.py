@@ -30,6 +30,11 @@ def test_links(page: Path) -> None:
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
+def test_the_source_is_read_in_eight_stops() -> None:
+    page = (CHECKOUT / "docs" / "reading.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\*\*(\d+)\. ", page, re.MULTILINE) == [str(n) for n in range(1, 9)]
+
+
 @every_page
 def test_python_blocks(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page run one after the other, in one namespace and an empty folder."""

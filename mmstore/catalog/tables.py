@@ -154,7 +154,7 @@ def scattered(entry: Entry, page_size: int) -> bool:
 
 
 def compact(entry: Entry, space: Space) -> Entry:
-    """The table written anew without its deleted rows; those behind move up.
+    """The table written anew without its deleted rows; those behind move up.  An array never has any.
 
     Without deleted rows only sequences that changes have scattered are written anew, as they are.
 

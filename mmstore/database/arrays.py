@@ -121,6 +121,11 @@ class Array(_Reading, CommittedName):
         with self._array_writer() as array:
             array.resize(length)
 
+    def compact(self) -> None:
+        """Gather what changes have scattered, in one transaction.  See `ArrayWriter.compact`."""
+        with self._array_writer() as array:
+            array.compact()
+
     def __setitem__(self, what: Any, values: Any) -> None:
         """Change elements in one transaction; see `ArrayWriter`."""
         with self._array_writer() as array:
@@ -147,6 +152,10 @@ class ArrayWriter(_Reading, TransactionName):
             raise ValueError(f"an array of {length:,} rows is larger than any file")
         if length != len(self):
             write.resize(self._name, int(length))
+
+    def compact(self) -> None:
+        """Write the array anew if many changes have cut it into pieces all over the file; its values stay."""
+        self._transaction.check_open().compact(self._name)
 
     def __setitem__(self, what: Any, values: Any) -> None:
         """`a[10:20] = x`, also by numbers, masks and further axes; what is touched is copied (copy on write).

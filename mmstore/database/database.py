@@ -28,7 +28,7 @@ from mmstore.engine import attach, checkpoint, commit
 from mmstore.engine.publish import wait
 from mmstore.engine.session import Options, Session
 from mmstore.engine.writer import Writer
-from mmstore.errors import ClosedError, Error, FormatError
+from mmstore.errors import ClosedError, Error
 from mmstore.pages.pins import Pins
 from mmstore.pages.readers import ReaderInfo, readers
 
@@ -80,28 +80,27 @@ def open(
     if not isinstance(timeout, Real) or not timeout >= 0:
         raise ValueError(f"expected a timeout of 0 seconds or more, found {timeout!r}")
     memory = os.fsdecode(path) == MEMORY
-    options = Options(writable=flag != "r", durability=durability, timeout=timeout, in_memory=memory)
+    options = Options(flag != "r", durability, timeout, in_memory=memory, network=network)
     if memory:
         if flag in ("r", "w"):
             raise FileNotFoundError(f'a store in memory is always new; open it with flag "c" or "n", not {flag!r}')
         return open_on(MemoryFilesystem(), MEMORY, "c", options, page_size)
-    fs, name = PosixFilesystem(), attach.absolute(path)
-    kind = None if network else fs.network(os.path.dirname(name))
-    if kind is not None:
-        raise Error(
-            f"{name} lies on {kind}, a network file system, where mappings and locks of machines may not agree; "
-            "use a local disk, or pass network=True if only one machine ever opens it"
-        )
-    return open_on(fs, name, flag, options, page_size)
+    return open_on(PosixFilesystem(), attach.absolute(path), flag, options, page_size)
 
 
 def open_on(fs: Filesystem, path: str, flag: str, options: Options, page_size: int = 4096) -> Database:
     """``open`` on a given file system."""
+    kind = None if options.network else fs.network(os.path.dirname(path))
+    if kind is not None:
+        raise Error(
+            f"{path} lies on {kind}, a network file system, where mappings and locks of machines may not agree; "
+            "use a local disk, or pass network=True if only one machine ever opens it"
+        )
     if flag == "n":
-        attach.create(fs, path, page_size, replace=True)
+        attach.create(fs, path, page_size, options.timeout, replace=True)
     elif flag == "c" and not fs.exists(path):
         try:
-            attach.create(fs, path, page_size, replace=False)
+            attach.create(fs, path, page_size, options.timeout, replace=False)
         except FileExistsError:
             pass  # another process was quicker; its store is the one
     return Database(attach.attach(fs, path, options), flag)
@@ -261,8 +260,10 @@ class Database(Keyspace):
         checkpoint.checkpoint(self.session)
 
     def compact(self) -> int:
-        """Compact each table, in one transaction; returns how many rows went.  See `TableWriter.compact`."""
+        """Compact each table and array, in one transaction; returns how many rows went.  See `TableWriter.compact`."""
         with self.transaction() as txn:
+            for name in self.arrays():
+                txn.array(name).compact()
             return sum(txn.table(name).compact() for name in self.tables())
 
     def stats(self) -> dict[str, Any]:
@@ -364,17 +365,4 @@ class Database(Keyspace):
     # --- pickling -----------------------------------------------------------------------------------
 
     def __reduce__(self) -> tuple[Any, ...]:
-        session = self.session
-        options = session.options
-        if options.in_memory:
-            return forking.reduce_memory(self)
-        flag = "r" if self._flag == "r" else "w"
-        return _reopen, (self.path, flag, options.durability, options.timeout, session.identity.uuid)
-
-
-def _reopen(path: str, flag: str, durability: str, timeout: float, uuid: bytes) -> Database:
-    database = open(path, flag, durability=durability, timeout=timeout)
-    if database.session.identity.uuid != uuid:
-        database.close()
-        raise FormatError(f"{path} is another store than the one that was pickled; open it by hand if that is meant")
-    return database
+        return forking.reduce(self, "r" if self._flag == "r" else "w")

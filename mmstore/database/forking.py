@@ -19,15 +19,16 @@ from mmstore import format as fmt
 from mmstore.disk.backend import Backend
 from mmstore.disk.locks import FileLocks
 from mmstore.disk.memory import MemoryFilesystem
+from mmstore.disk.posix import PosixFilesystem
 from mmstore.engine import attach
 from mmstore.engine.session import Options, Session
-from mmstore.errors import Error
+from mmstore.errors import Error, FormatError
 from mmstore.pages.pins import Pins
 
 if TYPE_CHECKING:
     from mmstore.database.database import Database
 
-__all__ = ["reduce_memory", "register", "unregister"]
+__all__ = ["reduce", "register", "unregister"]
 
 _handles: weakref.WeakKeyDictionary[Database, weakref.ref[Session]] = weakref.WeakKeyDictionary()
 _guard = threading.RLock()
@@ -110,8 +111,14 @@ os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_c
 atexit.register(_at_exit)
 
 
-def reduce_memory(database: Database) -> tuple[Any, ...]:
-    """Pickle a store in memory, for a child that multiprocessing is spawning."""
+def reduce(database: Database, flag: str) -> tuple[Any, ...]:
+    """Pickle a handle: its path and how it was opened; whoever unpickles it opens the store anew with ``flag``.
+
+    A store in memory can only be pickled for a child that multiprocessing is spawning; else TypeError.
+    """
+    session = database.session
+    if not session.options.in_memory:
+        return _reopen, (session.path, flag, session.options, session.identity.uuid)
     from multiprocessing import context, reduction
 
     if context.get_spawning_popen() is None:
@@ -119,9 +126,17 @@ def reduce_memory(database: Database) -> tuple[Any, ...]:
             "a store in memory has no name to open it by; pass it to a child process that multiprocessing starts, "
             "or use a file"
         )
-    session = database.session
-    descriptor = reduction.DupFd(session.store.backend.fileno())
-    return _adopt_memory, (descriptor, session.options)
+    return _adopt_memory, (reduction.DupFd(session.store.backend.fileno()), session.options)
+
+
+def _reopen(path: str, flag: str, options: Options, uuid: bytes) -> Database:
+    from mmstore.database.database import open_on
+
+    database = open_on(PosixFilesystem(), path, flag, options)
+    if database.session.identity.uuid != uuid:
+        database.close()
+        raise FormatError(f"{path} is another store than the one that was pickled; open it by hand if that is meant")
+    return database
 
 
 def _adopt_memory(descriptor: Any, options: Options) -> Database:

@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from mmstore.catalog import tables
 from mmstore.columns import batch as batches
 from mmstore.columns import keys
 from mmstore.columns.batch import Array, Batch
@@ -192,12 +191,7 @@ class TableWriter(TransactionTable):
         Rows behind a deleted one get other numbers.  In a table without deleted rows, columns that many updates have
         cut into pieces all over the file are written anew, and nothing else changes.
         """
-        write = self._transaction.check_open()
-        entry = write.entry(self._name)
-        assert entry is not None
-        if entry.deleted or tables.scattered(entry, write.space.page_size):
-            write.compact(self._name)
-        return entry.deleted
+        return self._transaction.check_open().compact(self._name)
 
     # --- changing columns ---------------------------------------------------------------------------
 

@@ -82,6 +82,13 @@ class Transaction(TransactionKeyspace):
             raise ClosedError(f"this transaction {self._ended}; begin another one")
         return self._write
 
+    def spill_beyond(self, size: int) -> None:
+        """Keep only about so many bytes of changed index pages in memory; further ones are written to the file early.
+
+        Worth its while for who puts very many records in large batches: each page is changed once a batch.
+        """
+        self.check_open().work.spill_beyond(size)
+
     def base_state(self) -> State | None:
         """The state that this transaction started from; None as long as it isn't published.
 

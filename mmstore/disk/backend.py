@@ -54,6 +54,9 @@ class Backend(Protocol):
     def owner(self) -> tuple[int, int]:
         """User and group."""
 
+    def links(self) -> int:
+        """Names that the file has: more than one by hard links."""
+
     def size(self) -> int:
         """Bytes, as the file system has it now."""
 
@@ -83,9 +86,6 @@ class Backend(Protocol):
 
     def truncate(self, n: int) -> None:
         """Set the size."""
-
-    def punch(self, off: int, n: int) -> None:
-        """Give the room of [off, off + n) back where the system can; the bytes read as 0 then."""
 
     def reopen(self) -> Backend:
         """The same file opened anew: own locks, own position, whatever became of its name."""

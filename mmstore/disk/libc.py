@@ -38,7 +38,6 @@ ADVICE_WILLNEED: Final = 3
 ADVICE_DONTNEED: Final = 4
 
 _MS_SYNC: Final = 4 if LINUX else 0x10
-_KEEP_SIZE_AND_PUNCH: Final = 0x01 | 0x02
 _RENAME_NOREPLACE: Final = 1
 _RANGE_WRITE: Final = 2
 _RANGE_WAIT_WRITE_WAIT: Final = 1 | 2 | 4
@@ -136,18 +135,9 @@ def resident_pages(address: int, n: int) -> int:
 
 def allocate(fd: int, off: int, n: int) -> bool:
     """fallocate: room for [off, off + n), growing the file; False where the file system can't."""
-    return _allocate(fd, 0, off, n)
-
-
-def punch(fd: int, off: int, n: int) -> bool:
-    """fallocate(PUNCH_HOLE): give the room back; False where the file system can't."""
-    return _allocate(fd, _KEEP_SIZE_AND_PUNCH, off, n)
-
-
-def _allocate(fd: int, flags: int, off: int, n: int) -> bool:
     if _fallocate is None:
         return False
-    while _fallocate(fd, flags, off, n) != 0:
+    while _fallocate(fd, 0, off, n) != 0:
         code = ctypes.get_errno()
         if code in (errno.ENOSYS, errno.EOPNOTSUPP):
             return False

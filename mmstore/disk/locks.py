@@ -10,6 +10,7 @@ locks vanish.  The locked bytes lie far behind any data (``format.LOCK_*``).
     LIVE      shared by every handle that may write
     TURN      held by the one that is next to write: whoever wants to write, wants this byte first
     WRITER    held by the one that writes
+    MAKER     who makes a store or a log, or moves or removes a log: of that very file
     SLOTS+i   held by the owner of reader slot i
     PINS+t    shared by a handle that may not write the file and reads root t
 

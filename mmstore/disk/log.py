@@ -26,6 +26,8 @@ ring are taken.
 from __future__ import annotations
 
 import contextlib
+import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -34,8 +36,10 @@ import numpy as np
 from xxhash import xxh3_64_intdigest as xxh3_64
 
 from mmstore.disk.backend import Backend, Buffer, Filesystem
+from mmstore.disk.locks import FileLocks
+from mmstore.disk.newfile import making, temporary
 from mmstore.errors import CorruptError, SyncError
-from mmstore.format import LOG_ALIGN, LOG_HEADER, LOG_MAGIC, LOG_RECORD, LOG_RING_AT, WAL_SUFFIX
+from mmstore.format import LOCK_MAKER, LOG_ALIGN, LOG_HEADER, LOG_MAGIC, LOG_RECORD, LOG_RING_AT, WAL_SUFFIX
 
 DEFAULT_RING: Final = 4 << 20
 _SMALLEST_RING: Final = 4096
@@ -44,6 +48,7 @@ _FILL: Final = bytes(64 << 10)
 _CHECKSUM: Final = 8  # bytes of a record's checksum, its first field
 _PADDING: Final = tuple(bytes(n) for n in range(LOG_ALIGN))
 _pack_record: Final = LOG_RECORD.struct.pack
+_PATIENCE: Final = 5.0  # seconds to wait for another store that moves a log: it takes some microseconds
 _HASHED_LAPS: Final = 16  # how often the search for a later record may hash the whole ring
 
 
@@ -88,46 +93,48 @@ class Log:
         uuid: bytes,
         ring: int = DEFAULT_RING,
         like: Backend | None = None,
+        timeout: float = 5.0,
     ) -> Log:
         """Make a log that is durable, name included; the caller holds the writer lock.
 
         Its mode, and as root its owner, are those of the data file ``like``: whoever may commit there may here.
         A file that has the name already is replaced, since no header of this store names it; but if it
         is the log of another store, that may still hold commits, it is moved aside first.  Raises
-        SyncError when the log can't be made durable.
+        SyncError when the log can't be made durable, LockTimeout when another store makes its own here for longer than
+        ``timeout`` seconds.
         """
-        new = path + ".new"
-        if fs.exists(new):
-            fs.unlink(new)
         mode, owner = (like.mode(), like.owner()) if like is not None else (None, None)
-        backend = fs.open(new, create=True, exclusive=True, mode=mode, owner=owner)
-        try:
+        with making(fs, path, timeout, mode=mode, owner=owner) as backend:
             for at in range(0, LOG_RING_AT + ring, len(_FILL)):
                 backend.pwrite(_FILL[: LOG_RING_AT + ring - at], at)
             fields = {"magic": LOG_MAGIC, "log_id": log_id, "uuid": uuid, "ring": ring, "checksum": 0}
             body = LOG_HEADER.pack(fields)[:-_CHECKSUM]
             backend.pwrite(body + xxh3_64(body).to_bytes(_CHECKSUM, "little"), 0)
-            _sync(backend.sync_all, new)
-            _move_stranger_aside(fs, path, uuid)
-            fs.rename(new, path)
+            _sync(backend.sync_all, path)
+            _move_stranger_aside(fs, path, uuid, timeout)
+            fs.rename(temporary(path), path)
             _sync(lambda: fs.sync_dir(path), path)
-        except BaseException:
-            backend.close()
-            if fs.exists(new):
-                fs.unlink(new)
-            raise
         backend.name = path
         return cls(backend, path, log_id, ring)
 
     @classmethod
-    def open(cls, fs: Filesystem, path: str, log_id: int, uuid: bytes, *, write: bool = True) -> Log:
-        """Open the log that a header names; CorruptError if it is missing, damaged or another's."""
+    def open(cls, fs: Filesystem, path: str, log_id: int, uuid: bytes, *, write: bool = True, links: int = 1) -> Log:
+        """Open the log that a header names; CorruptError if it is missing, damaged or another's.
+
+        ``links``: how many names the data file has.  The log lies beside the one under which it was made.
+        """
+        put_back = "put the log that belongs to it back beside the data file"
+        if links > 1:
+            put_back = (
+                f"the data file has {links} names (hard links), and its log lies beside one of them: open the store "
+                "under that name"
+            )
         try:
             backend = fs.open(path, write=write)
         except FileNotFoundError as error:
             raise CorruptError(
                 f"{path!r}: expected the log of this store, found no such file: commits since the last checkpoint are "
-                "in it; put it back beside the data file"
+                f"in it; {put_back}"
             ) from error
         try:
             fields = _read_header(backend)
@@ -136,8 +143,7 @@ class Log:
                 raise CorruptError(f"{expected}, found a damaged header; restore both files from a backup", offset=0)
             if fields["log_id"] != log_id or fields["uuid"] != uuid:
                 raise CorruptError(
-                    f"{expected}, found log {fields['log_id']:016x} of store {fields['uuid'].hex()}: put the log that "
-                    "belongs to the data file back beside it",
+                    f"{expected}, found log {fields['log_id']:016x} of store {fields['uuid'].hex()}: {put_back}",
                     offset=0,
                 )
             ring = int(fields["ring"])
@@ -157,10 +163,14 @@ class Log:
     @staticmethod
     def remove_of(fs: Filesystem, path: str, uuid: bytes) -> None:
         """Remove a log of store ``uuid`` that no header names; another store's stays."""
-        fields = _header_at(fs, path)
-        if fields is not None and fields["uuid"] == uuid:
-            with contextlib.suppress(PermissionError):  # where the folder may not be written it does no harm
-                fs.unlink(path)
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # where it can't be removed it does no harm
+            found = fs.open(path)
+            try:
+                fields = _read_header(found)
+                if fields is not None and fields["uuid"] == uuid:
+                    _unlink(fs, path, found)
+            finally:
+                found.close()
 
     def is_ours(self, fs: Filesystem, path: str) -> bool:
         """Whether the name still leads to this file."""
@@ -168,10 +178,7 @@ class Log:
 
     def unlink_if_ours(self, fs: Filesystem, path: str) -> bool:
         """Remove the name if it still leads to this file; durable only after the folder is synced."""
-        if not self.is_ours(fs, path):
-            return False
-        fs.unlink(path)
-        return True
+        return self.is_ours(fs, path) and _unlink(fs, path, self.backend)
 
     def close(self) -> None:
         """Close the file."""
@@ -301,14 +308,6 @@ def _read_header(backend: Backend) -> dict[str, Any] | None:
     return fields
 
 
-def _header_at(fs: Filesystem, path: str) -> dict[str, Any] | None:
-    found = fs.open(path, write=False)
-    try:
-        return _read_header(found)
-    finally:
-        found.close()
-
-
 def _sync(how: Callable[[], None], path: str) -> None:
     try:
         how()
@@ -317,14 +316,47 @@ def _sync(how: Callable[[], None], path: str) -> None:
         raise SyncError(error.errno or 0, message) from error
 
 
-def _move_stranger_aside(fs: Filesystem, path: str, uuid: bytes) -> None:
-    fields = _header_at(fs, path) if fs.exists(path) else None
-    if fields is None or fields["uuid"] == uuid:
-        return
-    aside = aside_path(path, fields["uuid"])
-    while fs.exists(aside):
-        aside += "~"
-    fs.link_exclusive(path, aside)
+@contextlib.contextmanager
+def _naming(fs: Filesystem, path: str, backend: Backend, timeout: float) -> Iterator[bool]:
+    """Meanwhile nobody else takes the name from the log ``backend`` or gives it to another; whether it has it.
+
+    The log's own store removes it, and one that has taken its data file's name moves it aside: without a lock the one
+    that looked first could remove what the other has put in its place.
+    """
+    locks = FileLocks(backend)
+    locks.acquire_exclusive(LOCK_MAKER, time.monotonic() + timeout, "another store to move or remove this log")
+    try:
+        yield fs.identity(path) == backend.identity()
+    finally:
+        locks.unlock(LOCK_MAKER)
+
+
+def _unlink(fs: Filesystem, path: str, backend: Backend) -> bool:
+    with _naming(fs, path, backend, _PATIENCE) as named:
+        if named:
+            fs.unlink(path)
+        return named
+
+
+def _move_stranger_aside(fs: Filesystem, path: str, uuid: bytes, timeout: float) -> None:
+    named = False
+    while not named:
+        try:
+            found = fs.open(path)
+        except FileNotFoundError:
+            return
+        try:
+            fields = _read_header(found)
+            if fields is None or fields["uuid"] == uuid:
+                return
+            with _naming(fs, path, found, timeout) as named:
+                if named:
+                    aside = aside_path(path, fields["uuid"])
+                    while fs.exists(aside):
+                        aside += "~"
+                    fs.link_exclusive(path, aside)
+        finally:
+            found.close()
 
 
 def aside_path(path: str, uuid: bytes) -> str:
@@ -335,6 +367,12 @@ def aside_path(path: str, uuid: bytes) -> str:
 def log_path(fs: Filesystem, path: str) -> str:
     """The path of the log of the data file at ``path``, whatever links lead there."""
     return fs.realpath(path) + WAL_SUFFIX
+
+
+def log_place(fs: Filesystem, path: str) -> int:
+    """The place of the log of the data file at ``path``, as a number: the same whatever its folder is called."""
+    folder = fs.identity(os.path.dirname(path))
+    return xxh3_64(os.fsencode(os.path.basename(path)), 0 if folder is None else folder[1])
 
 
 assert LOG_RECORD.offset["synced"] == LOG_RECORD.offset["txn"] + LOG_ALIGN

@@ -83,6 +83,9 @@ class PosixBackend:
         status = os.fstat(self._fd)
         return status.st_uid, status.st_gid
 
+    def links(self) -> int:
+        return os.fstat(self._fd).st_nlink
+
     def size(self) -> int:
         return os.fstat(self._fd).st_size
 
@@ -161,9 +164,6 @@ class PosixBackend:
             os.ftruncate(self._fd, n)
         except OSError as error:
             raise_full(error, self.name, f"setting the file's size to {n} bytes")
-
-    def punch(self, off: int, n: int) -> None:
-        libc.punch(self._fd, off, n)
 
     # --- life ---
 

@@ -11,7 +11,7 @@ the same, for where pwrite and mappings are not coherent.
 
 Growth: the file is made longer by allocation, so a full disk is an exception here and never a fault
 (SIGBUS) in a reader; then the mapping is extended in place.  The step grows with the file.  Only the
-holder of the writer lock grows, punches or truncates; others ``follow`` the size they find in the
+holder of the writer lock grows or truncates; others ``follow`` the size they find in the
 live page.
 """
 
@@ -150,16 +150,6 @@ class StoreFile:
         """Allocate the whole file: one that was copied sparsely has holes, and no room is reserved for them."""
         if not self.private:
             self.backend.allocate(0, self.size)
-
-    def refill(self, off: int, n: int) -> None:
-        """Allocate a punched run again, before it is used; DiskFullError."""
-        if not self.private:
-            self.backend.allocate(off, n)
-
-    def punch(self, off: int, n: int) -> None:
-        """Give the room of a free run back; it reads as 0 until it is refilled."""
-        if not self.private:
-            self.backend.punch(off, n)
 
     def truncate(self, to: int) -> None:
         """Cut the file's end off; only for a handle that is alone.  Old views read 0 there instead of faulting."""
@@ -359,9 +349,3 @@ class StoreFile:
         self.mapping.close()
         self.mapped.close()
         self.backend.close()
-
-
-def create(backend: Backend, identity: bytes) -> None:
-    """Give a new, empty file its fixed part and its identity; the caller writes headers and syncs."""
-    backend.allocate(0, FIXED_SIZE)
-    backend.pwrite(identity, IDENTITY_AT)

@@ -17,12 +17,13 @@ import time
 from mmstore import format as fmt
 from mmstore.disk.backend import Backend, Filesystem
 from mmstore.disk.locks import FileLocks
-from mmstore.disk.log import Log
+from mmstore.disk.log import Log, log_place
+from mmstore.disk.newfile import making, remove_left_over, temporary
 from mmstore.engine import checkpoint, recovery
 from mmstore.engine.publish import publish
 from mmstore.engine.session import Options, Session
 from mmstore.engine.write import WriteState
-from mmstore.errors import CorruptError, ReadOnlyError
+from mmstore.errors import CorruptError, Error, ReadOnlyError
 from mmstore.pages.root import Header, Identity, Root, newest_header, read_headers
 
 __all__ = ["attach", "create", "detach"]
@@ -31,25 +32,16 @@ _FIRST = 1  # txn id of a store that was never written to
 _WORTH_CUTTING = 16  # a file is cut when more than 1 / this of it is free at its end
 
 
-def create(fs: Filesystem, path: str, page_size: int, *, replace: bool) -> None:
-    """Make an empty store at ``path``.
+def create(fs: Filesystem, path: str, page_size: int, timeout: float, *, replace: bool) -> None:
+    """Make an empty store at ``path``; who is making one there is waited for up to ``timeout`` seconds (LockTimeout).
 
     An existing file is replaced whole if ``replace`` (those who have it open keep it), else FileExistsError.
     """
-    temporary = f"{path}.{os.urandom(6).hex()}.new"
-    backend = fs.open(temporary, create=True, exclusive=True)
-    try:
+    with making(fs, path, timeout) as backend:
         write_new(backend, Identity.new(page_size), Root(txn=_FIRST, pages=fmt.ZONE_SIZE // page_size))
-        if replace:
-            fs.rename(temporary, path)
-        else:
-            fs.link_exclusive(temporary, path)
-    except BaseException:
-        if fs.exists(temporary):
-            fs.unlink(temporary)
-        raise
-    finally:
-        backend.close()
+        move = fs.rename if replace else fs.link_exclusive
+        move(temporary(path), path)
+    backend.close()
     fs.sync_dir(path)
 
 
@@ -103,11 +95,30 @@ def attach_under_gate(fs: Filesystem, path: str, backend: Backend, locks: FileLo
     session = Session(fs, path, backend, identity, options, locks)
     if locks.try_exclusive(fmt.LOCK_LIVE):
         start_session(session)
+        for made in (path, path + fmt.WAL_SUFFIX):
+            remove_left_over(fs, made)
+        session.live.set("place", log_place(fs, path))
+    else:
+        refuse_second_name(session)
     if not locks.try_shared(fmt.LOCK_LIVE):
         raise CorruptError(f"{path}: the LIVE lock is held by someone who does not hold GATE; is it another program?")
     session.published()
     locks.unlock(fmt.LOCK_GATE)
     return session
+
+
+def refuse_second_name(session: Session) -> None:
+    """Others are attached: their log lies beside the name under which they opened the file, and so must ours.
+
+    Under another hard link this handle would look for the log beside that one, and make another there, which they
+    wouldn't find.
+    """
+    links = session.store.backend.links()
+    if links > 1 and session.live.get("place") not in (0, log_place(session.fs, session.path)):
+        raise Error(
+            f"{session.path} is one of {links} names (hard links) of a file that is open under another one, beside "
+            "which its log lies: open it under that name, or wait until all handles are closed"
+        )
 
 
 def attach_without_writing(fs: Filesystem, path: str, backend: Backend, locks: FileLocks, options: Options) -> Session:

@@ -180,10 +180,16 @@ def create_log(session: Session) -> Log:
         assert root.txn == live.get("durable"), "a commit without a log is durable"
         live.set("making", root.txn)
         log_id = session.new_nonce()
-        path, _ = session.log_paths()
+        path = session.new_log_path()
         try:
             log = Log.create(
-                session.fs, path, log_id, session.identity.uuid, session.options.log_ring, session.store.backend
+                session.fs,
+                path,
+                log_id,
+                session.identity.uuid,
+                session.options.log_ring,
+                session.store.backend,
+                session.options.timeout,
             )
         except SyncError:
             live.set("poison", 1)

@@ -59,11 +59,11 @@ class Operations:
 
     def add_slices(self, code: int, name: bytes, keys: tuple[Any, Any], values: tuple[Any, Any]) -> None:
         """Add an operation for each of the keys and values, which are (bytes, n + 1 offsets), if all can be kept."""
-        key_ends, value_ends = keys[1].tolist(), values[1].tolist()
-        size = key_ends[-1] - key_ends[0] + value_ends[-1] - value_ends[0]
+        size = sum(ends[-1] - ends[0] for _, ends in (keys, values))
         if not self.complete or self.size + size > self.limit:
             self.outgrow()
             return
+        key_ends, value_ends = keys[1].tolist(), values[1].tolist()
         key_bytes, value_bytes = memoryview(keys[0]), memoryview(values[0])
         for (a, b), (c, d) in zip(pairwise(key_ends), pairwise(value_ends), strict=True):
             self.add(code, name, key_bytes[a:b], value_bytes[c:d])

@@ -25,7 +25,7 @@ from mmstore.engine.write import WriteState
 from mmstore.errors import CorruptError
 from mmstore.pages.root import Header, Root, newest_header, read_headers
 
-__all__ = ["apply", "records_behind", "recover", "settle"]
+__all__ = ["apply", "records_behind", "recover", "replay", "settle"]
 
 
 def recover(session: Session, at: int, header: Header) -> Root:
@@ -40,8 +40,7 @@ def recover(session: Session, at: int, header: Header) -> Root:
     write = WriteState(session, base, base.txn + fmt.RECOVERY_SKIP, limit=0)
     last, position, chain = base.txn, base.log_position, base.log_chain
     for record in records_behind(log, base):
-        for operation in decode(record.payload):
-            apply(write, operation)
+        replay(write, record)
         last, position, chain = record.txn, record.position, record.chain
     if last == base.txn:
         write.abort()
@@ -66,6 +65,12 @@ def retire_log(session: Session, log: Log) -> None:
 def records_behind(log: Log, root: Root) -> Iterator[Record]:
     """The valid records that continue ``root``; CorruptError when one is missing that was known synced."""
     return log.replay(root.log_position, root.log_chain, root.txn)
+
+
+def replay(write: WriteState, record: Record) -> None:
+    """Do again what a record says.  Raises `CorruptError` where it makes no sense."""
+    for operation in decode(record.payload):
+        apply(write, operation)
 
 
 def apply(write: WriteState, operation: Operation) -> None:
@@ -109,8 +114,7 @@ def settle(session: Session) -> None:
         base = session.published()
         for record in records_behind(log, base):
             write = WriteState(session, base, record.txn, limit=0)
-            for operation in decode(record.payload):
-                apply(write, operation)
+            replay(write, record)
             base = write.build()._replace(log_position=record.position, log_chain=record.chain)
             publish(session, base)
         live.set("synced", live.txn)

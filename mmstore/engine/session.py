@@ -45,6 +45,8 @@ class Options:
     timeout: float = 5.0
     """Seconds to wait for a lock."""
     in_memory: bool = False
+    network: bool = False
+    """Whether the file may lie on a network file system."""
     background: bool = True
     """Checkpoints that are due run in a thread of their own; else inside the commit that finds them due."""
     log_ring: int = 4 << 20
@@ -194,16 +196,18 @@ class Session:
     # --- the log ------------------------------------------------------------------------------------
 
     def log_paths(self) -> tuple[str, str]:
-        """The log's name, and the other that it may have.
+        """The log's name, and the other that it may have: in this order, whoever looks for it misses no move.
 
         Flag "n" gives the data file's name to a new store while this one is open.  From then on the log's
         name belongs to that store, and our log lies, or is moved by it, aside.
         """
         name = self.path + fmt.WAL_SUFFIX
-        aside = aside_path(name, self.identity.uuid)
-        if self.fs.identity(self.path) == self.store.backend.identity():
-            return name, aside
-        return aside, name
+        return name, aside_path(name, self.identity.uuid)
+
+    def new_log_path(self) -> str:
+        """The name for a log that is to be made."""
+        name, aside = self.log_paths()
+        return name if self.fs.identity(self.path) == self.store.backend.identity() else aside
 
     def current_log(self) -> Log | None:
         """The log that the live page names, opened when another process made it; None if there is none."""
@@ -220,12 +224,13 @@ class Session:
         """Open log ``log_id`` under either of its names; CorruptError if it isn't there."""
         writable = self.store.backend.writable
         first, second = self.log_paths()
+        uuid, links = self.identity.uuid, self.store.backend.links()
         try:
-            return Log.open(self.fs, first, log_id, self.identity.uuid, write=writable)
+            return Log.open(self.fs, first, log_id, uuid, write=writable, links=links)
         except CorruptError:
             if not self.fs.exists(second):
                 raise
-            return Log.open(self.fs, second, log_id, self.identity.uuid, write=writable)
+            return Log.open(self.fs, second, log_id, uuid, write=writable, links=links)
 
     def drop_log(self) -> None:
         if self.log is not None:

@@ -209,9 +209,14 @@ class TableChanges:
             self._set(name, tables.truncate(entry, rows, self.space))
             self._log(fmt.OP_RESIZE, name, fmt.ROWS.pack(rows))
 
-    def compact(self, name: bytes) -> None:
-        """Write a table anew without its deleted rows, or, if it has none, what of it is scattered."""
+    def compact(self, name: bytes) -> int:
+        """Write a table anew without its deleted rows, or, if it or an array has none, what of it is scattered.
+
+        Returns how many rows went.
+        """
         entry = self._table(name)
+        if not entry.deleted and not tables.scattered(entry, self.space.page_size):
+            return 0
         self._grows()
         with self._changing():
             changed = tables.compact(entry, self.space)
@@ -223,6 +228,7 @@ class TableChanges:
                 for rows, packed in self._all_keys(changed):
                     self._enter(name, packed, rows)
             self._log(fmt.OP_COMPACT, name)
+        return entry.deleted
 
     def _all_keys(self, entry: Entry) -> Iterator[tuple[Array, tuple[Array, Array]]]:
         step = 16 * _STEP
@@ -308,6 +314,9 @@ class TableChanges:
         column = Column.decode(key)
         self.add_column(name, column, batches.decode([column], 1, value))
 
+    def _replay_compact(self, entry: Entry, name: bytes, key: bytes, value: bytes) -> None:
+        self.compact(name)
+
 
 def _number(key: bytes) -> int:
     if len(key) != fmt.ROWS.size:
@@ -334,9 +343,9 @@ _REPLAY: dict[int, _Replay] = {
     fmt.OP_RENAME_COLUMN: lambda write, _, name, key, value: write.rename_column(name, key.decode(), value.decode()),
     fmt.OP_ALLOW_NULLS: lambda write, _, name, key, value: write.allow_nulls(name, key.decode()),
     fmt.OP_RESIZE: TableChanges._replay_resize,
-    fmt.OP_COMPACT: lambda write, _, name, key, value: write.compact(name),
+    fmt.OP_COMPACT: TableChanges._replay_compact,
 }
 _ALLOWED = {
     fmt.ENTRY_TABLE: _REPLAY.keys() - {fmt.OP_RESIZE},
-    fmt.ENTRY_ARRAY: {fmt.OP_APPEND, fmt.OP_UPDATE, fmt.OP_RESIZE},
+    fmt.ENTRY_ARRAY: {fmt.OP_APPEND, fmt.OP_UPDATE, fmt.OP_RESIZE, fmt.OP_COMPACT},
 }

@@ -259,15 +259,15 @@ class WriteState(TableChanges):
 
     def put_slices(self, name: bytes, keys: tuple[Any, Any], values: tuple[Any, Any]) -> int:
         """The same of keys and values that are each (bytes, n + 1 offsets), as int64."""
-        keys, values = packed.pairs(*keys, *values)
-        if len(keys[1]) < 2:
+        pairs = packed.Pairs(*keys, *values)  # before a keyspace is made for them
+        if not len(pairs):
             return 0
         index = self.index(name, create=True)
         assert index is not None
         self._grows()
         with self._changing():
-            new: int = index.put_slices(*keys, *values)
-            self.operations.add_slices(fmt.OP_PUT, name, keys, values)
+            new: int = index.put_slices(pairs)
+            self.operations.add_slices(fmt.OP_PUT, name, pairs.key_slices(), pairs.value_slices())
             if name:
                 self._dirty.add(name)
         return new

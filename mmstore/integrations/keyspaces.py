@@ -19,13 +19,17 @@ from mmstore.errors import SchemaError
 from mmstore.integrations.inputs.base import ArrayBatch, BadRow, Batch, Handler, Input, Plan
 from mmstore.integrations.inputs.delimited import CsvInput
 from mmstore.integrations.jsontext import json_rows, json_values
-from mmstore.integrations.slices import Gathered, Slices, listed, packed, rows, slices
+from mmstore.integrations.slices import SliceBuffer, Slices, listed, packed, rows, slices
 from mmstore.integrations.where import Condition, chosen
 
 __all__ = ["KeyspaceTarget"]
 
 GATHERED: Final = 64 << 20
 """Bytes that records may have until they are put."""
+ROWS: Final = 1 << 14
+"""Rows of a batch: they are gathered anyway, and four batches are alive at a time."""
+POOL: Final = 16 << 20
+"""Bytes that changed pages may have: of records put together each changes its page next to the others of that page."""
 
 
 class KeyspaceTarget:
@@ -47,7 +51,7 @@ class KeyspaceTarget:
         self.columns = list(columns) if columns is not None else None
         self.on_conflict = on_conflict or "replace"
         self.loose: tuple[str, ...] = ()
-        self._gathered = Gathered(GATHERED), Gathered(GATHERED)
+        self._waiting = SliceBuffer(GATHERED), SliceBuffer(GATHERED)
 
     def mapping(self, txn: Any) -> Any:
         """The mapping to write to."""
@@ -76,7 +80,7 @@ class KeyspaceTarget:
         wanted = [name for name in names if name in wanted]
         self.text = source.inferred
         if not source.inferred:
-            return Plan(dict.fromkeys(wanted), bad, others=len(wanted) < len(names), where=self.where)
+            return Plan(dict.fromkeys(wanted), bad, others=len(wanted) < len(names), where=self.where, rows=ROWS)
         import pyarrow as pa
 
         types = {name: found.field(name).type for name in wanted}
@@ -97,24 +101,28 @@ class KeyspaceTarget:
             keys, values = texts(batch.column(self.key)), self._values(batch)
         if self.on_conflict != "replace":
             keys, values = self._new_ones(self.mapping(txn), listed(keys), listed(values), file, row, bad)
-            return int(self.mapping(txn).put_slices(keys, values))
+            return self._put(txn, keys, values)
         size = sum(part.nbytes for part in (*keys, *values))
-        new = self.flush(txn) if size + sum(part.size for part in self._gathered) > GATHERED else 0
+        new = self.flush(txn) if size + sum(part.size for part in self._waiting) > GATHERED else 0
         if size > GATHERED:
-            return new + int(self.mapping(txn).put_slices(keys, values))
-        for part, items in zip(self._gathered, (keys, values), strict=True):
+            return new + self._put(txn, keys, values)
+        for part, items in zip(self._waiting, (keys, values), strict=True):
             part.add(items)
         return new
 
     def flush(self, txn: Any) -> int:
         """Put what was gathered; how many keys are new."""
-        keys, values = self._gathered
+        keys, values = self._waiting
         if not keys.size:
             return 0
-        new = int(self.mapping(txn).put_slices(keys.items(), values.items()))
+        new = self._put(txn, keys.items(), values.items())
         keys.clear()
         values.clear()
         return new
+
+    def _put(self, txn: Any, keys: Slices, values: Slices) -> int:
+        txn.spill_beyond(POOL)
+        return int(self.mapping(txn).put_slices(keys, values))
 
     def _with_keys(self, batch: Any, file: str, row: int, bad: Handler) -> Any:
         """The rows whose key isn't missing."""

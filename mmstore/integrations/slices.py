@@ -13,13 +13,13 @@ import numpy.typing as npt
 
 from mmstore.database.keys import packed_list
 
-__all__ = ["Gathered", "Slices", "listed", "packed", "rows", "slices"]
+__all__ = ["SliceBuffer", "Slices", "listed", "packed", "rows", "slices"]
 
 Slices: TypeAlias = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 """(bytes, offsets), of which the first is 0."""
 
 
-class Gathered:
+class SliceBuffer:
     """Items of several batches, copied one behind the other into memory that is used again."""
 
     def __init__(self, most: int) -> None:
@@ -30,25 +30,28 @@ class Gathered:
 
     def clear(self) -> None:
         """Forget the items."""
-        self._filled = 0
-        self._ends: list[npt.NDArray[np.int64]] = []
+        self._filled = self._count = 0
         self.size = 0
         """Bytes that the items and their offsets have."""
 
     def add(self, items: Slices) -> None:
         """Add items, for which there must be room."""
         data, offsets = items
-        if self._data is None:
-            self._data = np.empty(self._most, np.uint8)  # a page of it costs nothing until it is written to
+        if self._data is None:  # a page of it costs nothing until it is written to
+            self._data, self._offsets = np.empty(self._most, np.uint8), np.empty(self._most // 8 + 1, np.int64)
+            self._offsets[0] = 0
+        n = len(offsets) - 1
         self._data[self._filled : self._filled + len(data)] = data
-        self._ends.append(offsets[1:] + self._filled)
+        np.add(offsets[1:], self._filled, out=self._offsets[self._count + 1 : self._count + 1 + n])
         self._filled += len(data)
+        self._count += n
         self.size += data.nbytes + offsets.nbytes
 
     def items(self) -> Slices:
         """All items; they hold until some are added or `clear` is called."""
-        data = np.empty(0, np.uint8) if self._data is None else self._data[: self._filled]
-        return data, np.concatenate([np.zeros(1, np.int64), *self._ends])
+        if self._data is None:
+            return np.empty(0, np.uint8), np.zeros(1, np.int64)
+        return self._data[: self._filled], self._offsets[: self._count + 1]
 
 
 def slices(column: Any) -> Slices:

@@ -30,7 +30,7 @@ cdef class Loader(Writer):
     cpdef uint64_t put_packed(self, data, offsets, values, size) except? 0xFFFFFFFFFFFFFFFF
 
     @cython.locals(n=uint64_t)
-    cpdef uint64_t put_slices(self, data, offsets, values, bounds) except? 0xFFFFFFFFFFFFFFFF
+    cpdef uint64_t put_slices(self, packed.Pairs pairs) except? 0xFFFFFFFFFFFFFFFF
 
     @cython.locals(n=uint64_t, before=uint64_t, one=uint64_t, mask=uint64_t, k=uint64_t, i=uint64_t)
     cpdef uint64_t delete_packed(self, data, offsets) except? 0xFFFFFFFFFFFFFFFF

@@ -77,21 +77,17 @@ class Loader(Writer):
         finally:
             self.end_batch()
 
-    def put_slices(self, data: Any, offsets: Any, values: Any, bounds: Any) -> int:
-        """As ``put_packed``, with the values ``values[bounds[i]:bounds[i + 1]]``; ``bounds`` is a buffer of int64, too.
-
-        Raises ValueError, before anything is changed, where an offset or the length of a key is wrong.
-        """
-        (source, places), (rows, ends) = packed.pairs(data, offsets, values, bounds)
-        n = len(places) - 1
+    def put_slices(self, pairs: packed.Pairs) -> int:
+        """Put pairs, of whose contents nobody may change any meanwhile; else as ``put_many``."""
+        n = len(pairs)  # a TypeError for None, and for one that was never filled, which C types let through
         try:
             self.begin_batch(n, True)
-            self.rows_view = rows
-            self.rows = raw.address(rows)
-            self.held.append(ends)
-            self.bounds = raw.longs(ends)
+            self.rows_view = pairs.rows
+            self.rows = raw.address(pairs.rows)
+            self.held.append(pairs)
+            self.bounds = raw.longs(pairs.ends)
             self.is_sliced = True
-            self.note_packed(source, places)
+            self.note_packed(pairs.source, pairs.places)
             return self.put_batch()
         finally:
             self.end_batch()

@@ -18,4 +18,6 @@ cpdef tuple slices(data, offsets)
 @cython.locals(i=cython.Py_ssize_t, where="const int64_t *")
 cpdef tuple keys(data, offsets)
 
-cpdef tuple pairs(data, offsets, values, bounds)
+
+cdef class Pairs:
+    cdef object source, places, rows, ends

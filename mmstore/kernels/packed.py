@@ -16,7 +16,7 @@ from typing import Any
 
 from mmstore.kernels import raw
 
-__all__ = ["check_offsets", "flat", "keys", "numbers", "pairs", "room", "slices"]
+__all__ = ["Pairs", "check_offsets", "flat", "keys", "numbers", "room", "slices"]
 
 MAX_KEY = 0xFFFF
 
@@ -88,10 +88,27 @@ def keys(data: Any, offsets: Any) -> tuple[Any, array[int]]:
     return source, places
 
 
-def pairs(data: Any, offsets: Any, values: Any, bounds: Any) -> tuple[tuple[Any, array[int]], tuple[Any, array[int]]]:
-    """``keys(data, offsets)`` and ``slices(values, bounds)``.  Raises ValueError, too, unless they are as many."""
-    mine, others = keys(data, offsets), slices(values, bounds)
-    n, m = len(mine[1]) - 1, len(others[1]) - 1
-    if n != m:
-        raise ValueError(f"expected as many values as keys, got {m} for {n}")
-    return mine, others
+class Pairs:
+    """Keys and as many values, both checked once and for all: whoever is given one need not look again.
+
+    Raises ValueError as ``keys(data, offsets)`` and ``slices(values, bounds)`` do, and unless they are as many.
+    """
+
+    def __init__(self, data: Any, offsets: Any, values: Any, bounds: Any) -> None:
+        source, places = keys(data, offsets)
+        rows, ends = slices(values, bounds)
+        n, m = len(places) - 1, len(ends) - 1
+        if n != m:
+            raise ValueError(f"expected as many values as keys, got {m} for {n}")
+        self.source, self.places, self.rows, self.ends = source, places, rows, ends
+
+    def __len__(self) -> int:
+        return len(self.places) - 1
+
+    def key_slices(self) -> tuple[Any, Any]:
+        """(bytes, n + 1 offsets), to read."""
+        return self.source, memoryview(self.places).toreadonly()
+
+    def value_slices(self) -> tuple[Any, Any]:
+        """The same of the values."""
+        return self.rows, memoryview(self.ends).toreadonly()

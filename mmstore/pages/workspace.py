@@ -91,7 +91,7 @@ class Workspace:
         self.allocator = allocator
         self.page_size = page_size
         self.space = Space(page_size, seed, mask)
-        self.space.full = max(limit // page_size, 1)
+        self._full = self.space.full = max(limit // page_size, 1)
         # One operation takes a few pages, or twice the directory when that doubles.
         self._capacity = self.space.full + max(1024, self.space.full // 4)
         self._pool: Any = None
@@ -110,8 +110,13 @@ class Workspace:
         self.space.txn = txn
         self.space.gen = 1
         self.space.copied = 0
+        self.space.full = self._full
         self.placed = 0
         self.attach(self.store.mem)
+
+    def spill_beyond(self, size: int) -> None:
+        """In this transaction place pages early from so many bytes of pool on, if that is less than the limit."""
+        self.space.full = max(1, min(self._full, size // self.page_size))
 
     def attach(self, mem: Any) -> None:
         """Read placed pages from ``mem`` from now on."""

@@ -24,7 +24,7 @@ import mmstore
 import workers
 from children import Forked, environment, in_fork
 from mmstore.database.database import Database
-from mmstore.disk import mapping
+from mmstore.disk import libc, mapping
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork"),
@@ -671,6 +671,22 @@ def test_pickles_open_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         pickle.loads(data)
     with pytest.raises(mmstore.ClosedError):
         pickle.dumps(db)
+
+
+def test_a_pickle_remembers_that_the_network_was_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every option travels: a child that multiprocessing spawns must not refuse what its parent has open."""
+    path = tmp_path / "data.mms"
+    with mmstore.open(path) as db:
+        local = pickle.dumps(db)
+    monkeypatch.setattr(libc, "filesystem_type", lambda path: 0x6969)
+    with mmstore.open(path, network=True) as db:
+        db[b"k"] = b"v"
+        with pickle.loads(pickle.dumps(db)) as twin:
+            assert twin[b"k"] == b"v" and twin.session.options == db.session.options
+            with pickle.loads(pickle.dumps(twin)) as third:
+                assert third[b"k"] == b"v"
+    with pytest.raises(mmstore.Error, match="NFS"):  # nobody allowed that one
+        pickle.loads(local)
 
 
 def test_memory_pickles_only_while_spawning() -> None:

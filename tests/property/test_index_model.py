@@ -97,7 +97,7 @@ class IndexMachine(RuleBasedStateMachine):
         new = len({*self.model, *(key for key, _ in pairs)}) - len(self.model)
         self.model.update(pairs)
         packed = *pack([key for key, _ in pairs]), *pack([value for _, value in pairs])
-        assert self.both(lambda store: store.index.put_slices(*packed)) == new
+        assert self.both(lambda store: store.index.put_slices(store.kernels.packed.Pairs(*packed))) == new
 
     @rule(some=st.lists(keys, max_size=8), start=st.integers(0, 3000), n=st.integers(0, 30))
     def delete_packed(self, some: list[bytes], start: int, n: int) -> None:

@@ -295,3 +295,38 @@ def test_values_that_do_not_fit(any_db: Database) -> None:
     assert floats[:].tolist() == np.array([[0.1, 0.1], [0.1, 1 / 3]], "f4").tolist()
     with pytest.raises(SchemaError, match="would change"):
         floats[0] = np.float64(0.1)
+
+
+def test_compact_gathers_what_changes_have_scattered(db: Database) -> None:
+    """Fewer runs, the same values, old views as they were; then there is nothing to do."""
+
+    def runs() -> int:
+        entry = db.reader.read(lambda state: state.entry(b"a"))
+        assert entry is not None
+        return sum(len(part.runs) for part in entry.sequences)
+
+    model = np.arange(640_000.0).reshape(-1, 32)
+    array = db.create_array("a", "f8", (0, 32))
+    array.append(model)
+    txn_id, before = db.txn_id, runs()
+    with db.transaction() as txn:
+        txn.array("a").compact()
+    assert db.txn_id == txn_id and runs() == before
+    for row in range(0, len(model), 512):  # every second piece of 64 KiB
+        model[row] = array[row] = -1
+    view, scattered = array[:], runs()
+    assert scattered > 60 > before
+    array.compact()
+    assert runs() <= before + 4 < scattered / 3
+    np.testing.assert_array_equal(array[:], model)
+    np.testing.assert_array_equal(view, model)
+    for row in range(0, len(model), 512):
+        model[row] = array[row] = -2
+    assert runs() > 60 and db.compact() == 0 and runs() <= before + 4
+    gathered = db.txn_id
+    array.compact()
+    assert db.txn_id == gathered and db.check() == []
+    array.append(model[:3])
+    np.testing.assert_array_equal(array[-3:], model[:3])
+    with db.snapshot() as snapshot, pytest.raises(ReadOnlyError):
+        snapshot.array("a").compact()

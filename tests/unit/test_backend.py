@@ -98,8 +98,6 @@ def test_sizes(fs: Filesystem, path: str) -> None:
     assert backend.size() == 1 << 17 and backend.pread(3, 4096) == b"xxx"
     backend.allocate(0, 4096)
     assert backend.size() == 1 << 17, "allocation never shortens"
-    backend.punch(4096, 4096)
-    assert backend.pread(8192, 4096) == bytes(4096) + b"x" * 4096 and backend.size() == 1 << 17
     backend.truncate(8193)
     assert backend.size() == 8193
 
@@ -204,7 +202,6 @@ def test_offsets_past_32_bits(fs: Filesystem, path: str, at: int) -> None:
     assert backend.pread(6, at + (1 << 12)) == b"across" and backend.size() == at + (1 << 12) + 6
     backend.sync_range(at - 10, 100)
     backend.write_back(at, 100)
-    backend.punch(at, 1 << 12)
     backend.truncate(at + 1)
     assert backend.size() == at + 1
 
@@ -316,8 +313,6 @@ def test_allocation_takes_room_on_the_medium(disk: PosixFilesystem, path: str) -
     backend.truncate(1 << 20)
     backend.allocate(0, 1 << 20)
     assert os.stat(path).st_blocks * 512 >= 1 << 20
-    backend.punch(0, 1 << 19)
-    assert os.stat(path).st_blocks * 512 <= 1 << 19
 
 
 def test_file_systems_without_rename_exclusive(
@@ -403,7 +398,7 @@ def test_missing_calls_are_said_to_be_missing(
     for missing in (None, unsupported):
         for name in ("_fallocate", "_renameat2"):
             monkeypatch.setattr(libc, name, missing)
-        assert not libc.allocate(fd, 0, 10) and not libc.punch(fd, 0, 10)
+        assert not libc.allocate(fd, 0, 10)
         assert not libc.rename_exclusive(path, path + "2")
     monkeypatch.setattr(libc, "_sync_file_range", None)
     assert not libc.write_range(fd, 0, 10)

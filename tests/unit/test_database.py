@@ -17,6 +17,7 @@ import mmstore
 from mmstore import format as fmt
 from mmstore.database.database import Database
 from mmstore.disk import libc
+from mmstore.disk.log import Log
 from mmstore.engine import checkpoint
 from mmstore.engine.session import Session
 from mmstore.keyspace import values
@@ -344,6 +345,27 @@ def test_handles_of_a_replaced_store_keep_their_log_apart(path: Path, tmp_path: 
                 assert dict(copy) == {b"k": b"newer", b"l": b"newer"} and copy.check() == []
         assert dict(old) == {b"k": b"older"} and old.check() == []
     assert sorted(os.listdir(path.parent)) == ["data.mms", "twin.mms"]
+
+
+def test_a_log_that_is_moved_aside_while_it_is_looked_for_is_found(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    true = Log.open
+    looked: list[str] = []
+    with mmstore.open(path) as one, mmstore.open(path) as two:
+        one[b"k"] = b"old"
+        with mmstore.open(path, "n") as new:
+
+            def opening(fs: Any, name: str, *arguments: Any, **options: Any) -> Log:
+                looked.append(name)
+                try:
+                    return true(fs, name, *arguments, **options)
+                finally:
+                    if len(looked) == 1:
+                        new[b"k"] = b"new"  # makes a log, and moves the other aside
+
+            monkeypatch.setattr(Log, "open", opening)
+            two[b"l"] = b"old"
+            assert looked and dict(one) == {b"k": b"old", b"l": b"old"}
+    assert os.listdir(path.parent) == ["data.mms"]
 
 
 def test_a_new_store_after_a_crash_does_not_take_the_old_log(path: Path) -> None:
@@ -791,6 +813,70 @@ def test_a_log_that_is_missing_is_corrupt(path: Path, tmp_path: Path) -> None:
     for flag in ("r", "w", "c"):
         with pytest.raises(mmstore.CorruptError, match="log"):
             mmstore.open(twin, flag)
+
+
+# --- two names of one file: the log lies beside one of them -------------------------------------------
+
+
+def left_as_by_a_crash(path: Path) -> None:
+    """``path`` with one commit, in the log; the file's inode stays what it was."""
+    with mmstore.open(path) as db:
+        db[b"k"] = b"v"
+        files = {name: Path(name).read_bytes() for name in (str(path), f"{path}-wal")}
+    for name, content in files.items():
+        Path(name).write_bytes(content)
+
+
+@pytest.mark.parametrize("flag", ["r", "w", "c"])
+def test_after_a_crash_only_the_name_with_the_log_opens(path: Path, tmp_path: Path, flag: str) -> None:
+    left_as_by_a_crash(path)
+    (tmp_path / "elsewhere").mkdir()
+    before = path.read_bytes()
+    for other in (tmp_path / "other.mms", tmp_path / "elsewhere" / "data.mms"):
+        other.hardlink_to(path)
+        with pytest.raises(mmstore.CorruptError, match="names .hard links.*open the store under that name"):
+            mmstore.open(other, flag)
+    fixed = fmt.FIXED_SIZE  # the live page is rebuilt by whoever is alone
+    assert path.read_bytes()[fixed:] == before[fixed:] and not Path(f"{other}-wal").exists()
+    with mmstore.open(path) as db:
+        assert dict(db) == {b"k": b"v"} and db.check() == []
+
+
+def test_a_stale_log_beside_the_other_name_is_not_taken(path: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.mms"
+    left_as_by_a_crash(path)
+    stale = Path(f"{path}-wal").read_bytes()
+    with mmstore.open(path):
+        other.hardlink_to(path)
+    left_as_by_a_crash(other)
+    Path(f"{path}-wal").write_bytes(stale)  # a log of the same store, and yet another one
+    with pytest.raises(mmstore.CorruptError, match="found log.*hard links"):
+        mmstore.open(path)
+    with mmstore.open(other) as db:
+        assert dict(db) == {b"k": b"v"} and db.check() == []
+
+
+@pytest.mark.parametrize("flag", ["r", "w", "c"])
+def test_while_open_under_one_name_others_are_refused(path: Path, tmp_path: Path, flag: str) -> None:
+    """Each would make a log that the other's handles don't find."""
+    other, symbolic = tmp_path / "other.mms", tmp_path / "symbolic.mms"
+    with mmstore.open(path) as db:
+        other.hardlink_to(path)
+        symbolic.symlink_to(path)
+        with pytest.raises(mmstore.Error, match="open under another one"):
+            mmstore.open(other, flag)
+        with mmstore.open(path, flag), mmstore.open(symbolic, flag):
+            db[b"k"] = b"v"
+        with pytest.raises(mmstore.Error, match="open under another one"):
+            mmstore.open(other, flag)
+    with mmstore.open(other) as db:  # closed cleanly, it has no log anywhere
+        assert dict(db) == {b"k": b"v"}
+        db[b"k"] = b"w"
+        with pytest.raises(mmstore.Error, match="open under another one"):
+            mmstore.open(path, flag)
+    with mmstore.open(path) as db:
+        assert dict(db) == {b"k": b"w"} and db.check() == []
+    assert sorted(os.listdir(tmp_path)) == ["data.mms", "other.mms", "symbolic.mms"]
 
 
 def test_a_log_of_another_store_is_corrupt(tmp_path: Path) -> None:

@@ -201,6 +201,31 @@ def test_numpy_in_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert [row["value"] for row in rows(source, Mark(rows=37))] == list(range(37, 95))
 
 
+def test_parquet_in_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As large as the columns that are read make them, in the group where they are largest."""
+    monkeypatch.setattr("mmstore.integrations.inputs.columnar.SLICE_BYTES", 50_000)
+    values = [bytes([i]) * (1000 if i < 100 else 10) for i in range(200)]
+    table = pa.table({"n": range(200), "v": values, "p": pa.array([{"a": b"x" * 9000}] * 200)})
+    parquet.write_table(table, tmp_path / "a.parquet", row_group_size=100, use_dictionary=False, compression="zstd")
+    source = opened(tmp_path / "a.parquet")
+    for columns, most in ((["n"], 200), (["n", "v"], 49), (["p"], 5), (["n", "p"], 5)):
+        batches = [batch for batch, _ in source.batches(Plan(dict.fromkeys(columns), refuse, others=True), Mark())]
+        assert [most // 2 < len(batch) <= most for batch in batches[:3]] == [True] * len(batches[:3])
+        assert pa.Table.from_batches(batches) == table.select(columns)
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.npy"])
+def test_who_wants_small_batches_gets_them(tmp_path: Path, name: str) -> None:
+    if name.endswith("npy"):
+        np.save(tmp_path / name, np.arange(100))
+    elif name.endswith("arrow"):
+        feather.write_feather(pa.table({"value": range(100)}), tmp_path / name)
+    else:
+        parquet.write_table(pa.table({"value": range(100)}), tmp_path / name)
+    plan = Plan({"value": None}, refuse, rows=30)
+    assert [batch.num_rows for batch, _ in opened(tmp_path / name).batches(plan, Mark())] == [30, 30, 30, 10]
+
+
 def test_numpy_malformed(tmp_path: Path) -> None:
     np.save(tmp_path / "o.npy", np.array([{}], object))
     with pytest.raises(mmstore.SchemaError, match="pickle"):

@@ -149,6 +149,32 @@ def test_records_are_gathered(
     assert dict(db.keyspace("a")) == {b"%04d" % i: b"%04d" % (i + 1500) for i in range(1500)}
 
 
+def test_changed_pages_take_little_memory(tmp_path: Path, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are written early while a load lasts; the next transaction keeps as many as any."""
+    monkeypatch.setattr(keyspaces, "POOL", 128 << 10)
+    monkeypatch.setattr(keyspaces, "ROWS", 2_000)
+    monkeypatch.setattr(keyspaces, "GATHERED", 300_000)
+    n, rng = 20_000, np.random.default_rng(1)
+    expected = {b"%d" % key: b"%d" % key * 4 for key in rng.permutation(n).tolist()}
+    table = pa.table({"k": list(expected), "v": list(expected.values())})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    used = []
+    put_slices = TransactionKeyspace.put_slices
+
+    def watched(self: Any, keys: Any, values: Any) -> int:
+        new = put_slices(self, keys, values)
+        used.append(db.session.workspace.memory)
+        return new
+
+    monkeypatch.setattr(TransactionKeyspace, "put_slices", watched)
+    mmstore.load(tmp_path / "a.parquet", db, keyspace="a", key="k", value="v")
+    assert len(used) > 2 and max(used) <= 256 << 10
+    assert dict(db.keyspace("a")) == expected
+    with db.transaction() as txn:
+        txn.keyspace("b").put_many(list(expected), list(expected.values()))
+        assert db.session.workspace.memory > 600 << 10
+
+
 @pytest.mark.parametrize("rows", [5, 20_000])
 def test_from_the_log(tmp_path: Path, rows: int) -> None:
     """A small load is in the log, a large one is a checkpoint: both are there after a crash."""

@@ -13,6 +13,7 @@ import pytest
 from xxhash import xxh3_64_intdigest
 
 from mmstore.disk.log import DEFAULT_RING, Log, log_path, record_size
+from mmstore.disk.newfile import temporary
 from mmstore.disk.posix import PosixFilesystem
 from mmstore.errors import CorruptError, DiskFullError
 from mmstore.format import LOG_HEADER, LOG_RECORD, LOG_RING_AT
@@ -73,7 +74,7 @@ def test_a_crash_while_it_is_made_leaves_nothing_or_all() -> None:
             if image.exists(PATH):
                 assert payloads(Log.open(image, PATH, ID, UUID)) == []
             again = Log.create(image, PATH, ID + 1, UUID, RING)
-            assert payloads(again) == [] and not image.exists(PATH + ".new")
+            assert payloads(again) == [] and not image.exists(temporary(PATH))
 
 
 def test_a_full_disk_while_it_is_made(fs: SimFilesystem) -> None:

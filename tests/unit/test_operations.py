@@ -123,3 +123,18 @@ def test_noise_ends_in_operations_or_corrupt_error() -> None:
         except CorruptError:
             continue
         assert sum(fmt.OP.size + len(op.name) + len(op.key) + len(op.value) for op in found) == len(data)
+
+
+class Ends:
+    """Offsets of which only the first and the last are looked at."""
+
+    def __getitem__(self, at: int) -> int:
+        assert at in (0, -1)
+        return 1000 * -at
+
+
+def test_slices_that_are_too_many_are_not_listed() -> None:
+    """Half a million offsets as objects take longer than to check them."""
+    operations = Operations(1999)
+    operations.add_slices(fmt.OP_PUT, b"", (bytes(1000), Ends()), (bytes(1000), Ends()))
+    assert not operations.complete and operations.count == 1 and payload(operations) == b""

@@ -192,7 +192,7 @@ def test_wrong_keys_change_nothing(kernels: Any, data: bytes, offsets: list[int]
         lambda: index.gather(data, places, bytearray(n), 1, bytearray(n)),
         lambda: index.put_packed(data, places, bytes(n), 1),
         lambda: index.delete_packed(data, places),
-        lambda: index.put_slices(data, places, bytes(n), array("q", range(n + 1))),
+        lambda: index.put_slices(kernels.packed.Pairs(data, places, bytes(n), array("q", range(n + 1)))),
     ):
         with pytest.raises(ValueError, match=message):
             call()
@@ -239,8 +239,25 @@ def test_buffers_have_the_right_length(kernels: Any) -> None:
         ([0, 1, 4], r"in \[0, 3\] for n items, found 4 at position 2"),
     ]:
         with pytest.raises(ValueError, match=message):
-            index.put_slices(data, offsets, b"123", array("q", bounds))
+            index.put_slices(kernels.packed.Pairs(data, offsets, b"123", array("q", bounds)))
     assert dict(index.items()) == {b"abc": b"12"}
+
+
+@both
+def test_only_slices_that_were_checked_are_put(kernels: Any) -> None:
+    """The kernel doesn't look again: so nobody can hand it others, or change these."""
+    index = IndexStore(kernels).begin()
+    offsets, bounds = array("q", [0, 1, 3]), array("q", [0, 2, 3])
+    pairs = kernels.packed.Pairs(b"abc", offsets, b"123", bounds)
+    offsets[1] = bounds[1] = 1 << 40
+    for _, ends in (pairs.key_slices(), pairs.value_slices()):
+        with pytest.raises(TypeError):
+            ends[1] = 1 << 40
+    empty = kernels.packed.Pairs.__new__(kernels.packed.Pairs)
+    for other in ((b"abc", offsets, b"123", bounds), None, empty, kernels.packed):
+        with pytest.raises((TypeError, AttributeError)):
+            index.put_slices(other)
+    assert len(pairs) == index.put_slices(pairs) == 2 and dict(index.items()) == {b"a": b"12", b"bc": b"3"}
 
 
 @both
@@ -304,7 +321,7 @@ def test_put_slices(kernels: Any, mask: int) -> None:
         values = [rng.randbytes(rng.choice(sizes)) for _ in keys]
         new = len({*model, *keys}) - len(model)
         model.update(zip(keys, values, strict=True))
-        assert index.put_slices(*pack(keys), *pack(values)) == new
+        assert index.put_slices(kernels.packed.Pairs(*pack(keys), *pack(values))) == new
         assert dict(index.items()) == model
         assert index.size == sum(len(k) + len(v) for k, v in model.items())
         store.commit()
@@ -332,7 +349,8 @@ def test_packed_and_lists_give_the_same_bytes() -> None:
                 if number == 0:
                     index.put_many(keys, [values[i * size : (i + 1) * size] for i in range(len(keys))])
                 elif number == 1:
-                    index.put_slices(*pack(keys), values, np.arange(len(keys) + 1) * size)
+                    bounds = np.arange(len(keys) + 1) * size
+                    index.put_slices(store.kernels.packed.Pairs(*pack(keys), values, bounds))
                 else:
                     index.put_packed(*pack(keys), values, size)
                 store.commit()

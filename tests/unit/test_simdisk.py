@@ -123,14 +123,6 @@ def test_a_size_is_durable_after_sync_all_only() -> None:
     assert contents(fs) == {A, A + B + bytes(2 * SECTOR)}
 
 
-def test_punched_bytes_are_zero_or_old() -> None:
-    fs = SimFilesystem()
-    backend = made(fs, A)
-    backend.punch(0, SECTOR)
-    assert backend.pread(SECTOR, 0) == bytes(SECTOR)
-    assert {A, bytes(SECTOR)} <= contents(fs)
-
-
 def test_names_are_durable_after_sync_dir_only() -> None:
     fs = SimFilesystem()
     backend = fs.open("/d/new", create=True, exclusive=True)

@@ -413,7 +413,7 @@ def test_the_last_id_of_a_column(db: Database) -> None:
 def test_changes_of_what_has_no_rows_or_no_such_change(db: Database, code: int) -> None:
     db.keyspace("k")[b"a"] = b"b"
     db.create_array("a", "i4", (3,))
-    allowed = {b"nothing": set(), b"k": {fmt.OP_DROP}, b"a": {fmt.OP_DROP, fmt.OP_RESIZE}}
+    allowed = {b"nothing": set(), b"k": {fmt.OP_DROP}, b"a": {fmt.OP_DROP, fmt.OP_RESIZE, fmt.OP_COMPACT}}
     for name, codes in allowed.items():
         txn = db.transaction()
         if code in codes:

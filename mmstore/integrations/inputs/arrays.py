@@ -10,20 +10,17 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterator
-from typing import IO, Any, Final
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
 from mmstore.errors import SchemaError
-from mmstore.integrations.inputs.base import BATCH_ROWS, ArrayBatch, Input, Mark, Plan
+from mmstore.integrations.inputs.base import BATCH_ROWS, SLICE_BYTES, ArrayBatch, Input, Mark, Plan
 from mmstore.integrations.inputs.source import Source
 
 __all__ = ["NumpyInput"]
-
-SLICE_BYTES: Final = 16 << 20
-"""Bytes of a batch of rows."""
 
 
 class NumpyInput(Input):
@@ -72,7 +69,7 @@ class NumpyInput(Input):
             self._arrays = self._open()
         self._used = True
         row = sum(array.row_size for array in self._arrays.values())
-        length = max(1, min(BATCH_ROWS, SLICE_BYTES // max(1, row)))
+        length = max(1, min(BATCH_ROWS, plan.rows, SLICE_BYTES // max(1, row)))
         for array in self._arrays.values():
             array.skip(start.rows)
         for at in range(start.rows, self.rows, length):

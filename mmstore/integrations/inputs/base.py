@@ -23,6 +23,8 @@ BATCH_ROWS: Final = 1 << 16
 """Rows of a batch at most."""
 BATCH_BYTES: Final = 4 << 20
 """Bytes of text that make a batch; or of rows, for inputs that know their size."""
+SLICE_BYTES: Final = 8 << 20
+"""Bytes of a batch of rows at most, for inputs that could give any number of them at once."""
 
 
 def require(package: str, extra: str) -> Any:
@@ -102,6 +104,8 @@ class Plan:
     """Whether columns that are not wanted may be there."""
     where: Sequence[tuple[str, str, Any]] = ()
     """Conditions as `where` has them: rows for which they can't hold may be left out, and need not be."""
+    rows: int = BATCH_ROWS
+    """How many rows a batch should have at most."""
 
     def check_names(self, file: str, found: Sequence[str]) -> None:
         """Raise SchemaError unless `found` has the columns wanted, each once."""

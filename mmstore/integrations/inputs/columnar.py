@@ -7,12 +7,12 @@ say that no row fulfils the conditions are not read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
 from mmstore.errors import SchemaError
-from mmstore.integrations.inputs.base import BATCH_ROWS, Input, Mark, Plan, require
+from mmstore.integrations.inputs.base import BATCH_ROWS, SLICE_BYTES, Input, Mark, Plan, require
 from mmstore.integrations.inputs.source import Source
 from mmstore.integrations.where import expression
 
@@ -47,12 +47,22 @@ class ParquetInput(Input):
                     before += groups[some.pop(0)]
                 if read and some:
                     found = self._file.iter_batches(
-                        BATCH_ROWS, row_groups=some, columns=list(plan.types), use_threads=True
+                        self._length(plan, some), row_groups=some, columns=list(plan.types), use_threads=True
                     )
                     for batch, rows in _from(found, before, start.rows):
                         self.read = int((self.size or 0) * (rows + batch.num_rows) / max(1, about.num_rows))
                         yield batch.select(list(plan.types)), Mark(rows)
                 before += sum(groups[i] for i in some)
+
+    def _length(self, plan: Plan, groups: Sequence[int]) -> int:
+        """Rows of a batch, which in none of the row groups takes much more than SLICE_BYTES."""
+        largest = 1
+        for i in groups:
+            group = self._file.metadata.row_group(i)
+            columns = map(group.column, range(group.num_columns))
+            size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] in plan.types)
+            largest = max(largest, size // max(1, group.num_rows))
+        return max(1, min(BATCH_ROWS, plan.rows, SLICE_BYTES // largest))
 
     def _wanted(self, plan: Plan) -> set[int]:
         """The row groups that may have a row that fulfils the conditions."""
@@ -102,8 +112,9 @@ class ArrowInput(Input):
         plan.check_names(self.name, self._schema.names)
         with _malformed(self.name, "Arrow IPC"):
             for batch, rows in _from(self._all(), 0, start.rows):
-                for at in range(0, batch.num_rows, BATCH_ROWS):
-                    yield batch.slice(at, BATCH_ROWS).select(list(plan.types)), Mark(rows + at)
+                length = min(BATCH_ROWS, plan.rows)
+                for at in range(0, batch.num_rows, length):
+                    yield batch.slice(at, length).select(list(plan.types)), Mark(rows + at)
 
     def _all(self) -> Iterator[Any]:
         if self._file is not None:
