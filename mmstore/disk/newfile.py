@@ -3,8 +3,8 @@
 Such a file is made beside its place, under its name with ``-unfinished`` behind it, and moved there in the end; a crash
 leaves the one or the other.  Whoever makes it holds the lock byte MAKER of it, and has looked, with the lock, whether
 the name still leads to the file.  So one at a time makes a file of that name, and who finds one and gets its lock knows
-that its maker died: it may be removed, by nobody but him who has the lock,
-so never another that took the name meanwhile.
+that its maker died: it may be removed, by nobody but him who has the lock, so never another that took the name
+meanwhile.
 """
 
 from __future__ import annotations
