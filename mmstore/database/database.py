@@ -261,10 +261,14 @@ class Database(Keyspace):
 
     def compact(self) -> int:
         """Compact each table and array, in one transaction; returns how many rows went.  See `TableWriter.compact`."""
+        removed = 0
         with self.transaction() as txn:
-            for name in self.arrays():
-                txn.array(name).compact()
-            return sum(txn.table(name).compact() for name in self.tables())
+            for name, entry in txn.check_open().names():  # a snapshot may not have yet what this builds on
+                if entry.kind == fmt.ENTRY_TABLE:
+                    removed += txn.table(name.decode()).compact()
+                elif entry.kind == fmt.ENTRY_ARRAY:
+                    txn.array(name.decode()).compact()
+        return removed
 
     def stats(self) -> dict[str, Any]:
         """What the store and this handle use: see mmstore.database.stats."""
