@@ -89,6 +89,10 @@ class Transaction(TransactionKeyspace):
         """
         self.check_open().work.spill_beyond(size)
 
+    def begin_no_zones(self) -> None:
+        """Write rows just as they come, for who loads very many at once: no zone is made ready for them (ADR 32)."""
+        self.check_open().zones = 0
+
     def base_state(self) -> State | None:
         """The state that this transaction started from; None as long as it isn't published.
 

@@ -32,7 +32,6 @@ __all__ = ["TableChanges"]
 
 _ROW = np.dtype("<u8")
 _STEP = fmt.BLOCK_ROWS
-_ZONES = 64  # that a transaction fills with zeros before its rows: in a bulk load that costs too much (ADR 32)
 _ZEROS = 1 << 20  # bytes that are appended at a time
 
 
@@ -45,6 +44,9 @@ class TableChanges:
     _entries: dict[bytes, Entry]
     _dirty: set[bytes]
     _marks: list[Any]
+
+    zones = 64
+    """How many zones are filled with zeros before their rows come: in a bulk load that costs too much (ADR 32)."""
 
     def entry(self, name: bytes) -> Entry | None:
         raise NotImplementedError
@@ -68,7 +70,7 @@ class TableChanges:
     def space(self) -> Space:
         """Where columns take and place pages."""
         freelist, store, marks = self.session.freelist, self.session.store, self._marks
-        zones = iter(range(_ZONES))
+        zones = iter(range(self.zones))
 
         def begin_zone(offset: int) -> None:
             if next(zones, None) is not None:

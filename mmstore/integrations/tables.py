@@ -85,6 +85,7 @@ class TableTarget:
             batch = batch.select(self.target)
         if not batch.num_rows:
             return 0
+        txn.begin_no_zones()
         table = txn.table(self.name)
         if not isinstance(batch, ArrayBatch):
             batch = recast(batch, self.casts)

@@ -157,7 +157,7 @@ def test_each_change_can_be_undone(db: Database, name: str) -> None:
 
 
 def test_a_transaction_begins_so_many_zones_and_no_more(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(changes, "_ZONES", 3)
+    monkeypatch.setattr(changes.TableChanges, "zones", 3)
     begun: list[int] = []
     monkeypatch.setattr(db.session.store, "begin_zone", begun.append)
     table = db.create_table("many", {"x": "f8"})
@@ -166,6 +166,11 @@ def test_a_transaction_begins_so_many_zones_and_no_more(db: Database, monkeypatc
             for _ in range(30):
                 txn.table("many").append({"x": np.zeros(100_000)})
     assert len(begun) == 6 and len(set(begun)) == 6 and len(table) == 6_000_000
+    with db.transaction() as txn:
+        txn.begin_no_zones()
+        for _ in range(30):
+            txn.table("many").append({"x": np.zeros(100_000)})
+    assert len(begun) == 6
 
 
 def test_old_states_keep_their_bytes(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
