@@ -34,6 +34,7 @@ _LARGEST_STEP: Final = 1 << 30
 _BULK: Final = 256 << 10
 _FEW: Final = 8
 _ZEROS: Final = bytes(ZONE_SIZE)
+_MOST_BEGUN: Final = 1024
 _offset: Final[Callable[[tuple[int, Buffer]], int]] = itemgetter(0)
 
 
@@ -65,6 +66,7 @@ class StoreFile:
         self.private = private
         self._placing = placing
         self._lock = threading.Lock()
+        self._begun: set[int] = set()  # zones that were begun and aren't full yet
         size = self._whole_pages(backend.size() if size is None else size)
         self.mapping = FileMapping(self.mapped, size, private=private)
         self.advise_random(0, size)
@@ -232,11 +234,16 @@ class StoreFile:
         pwrite(joined[0] if len(joined) == 1 else b"".join(joined), start)
 
     def _pwrite(self, data: Buffer, off: int) -> None:
-        """Write; with full zones of bulk the disk begins at once, so that little is left when the commit waits."""
+        """Write; of bulk the disk begins at once, so that it has little left to do when the commit waits for it."""
         self.backend.pwrite(data, off)
-        n = nbytes(data)
-        start, stop = off // ZONE_SIZE * ZONE_SIZE, (off + n) // ZONE_SIZE * ZONE_SIZE
-        if n >= _BULK and start < stop:
+        start, stop = off, off + nbytes(data)
+        zone = off // ZONE_SIZE * ZONE_SIZE
+        if zone in self._begun:
+            if stop < zone + ZONE_SIZE:
+                return  # the zeros behind it need not be written
+            self._begun.discard(zone)
+            start = zone
+        if stop - start >= _BULK:
             self.backend.start_writing(start, stop - start)
 
     def begin_zone(self, off: int) -> None:
@@ -247,6 +254,9 @@ class StoreFile:
         """
         if not self.private and self._placing == "pwrite":
             self.backend.pwrite(_ZEROS, off)
+            if len(self._begun) == _MOST_BEGUN:
+                self._begun.clear()
+            self._begun.add(off)
 
     def place_by_memcpy(self, runs: Iterable[tuple[int, Buffer]]) -> None:
         """``place`` by stores to a writable mapping."""

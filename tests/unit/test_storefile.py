@@ -240,14 +240,18 @@ def test_a_zone_is_begun_by_one_write(store: StoreFile) -> None:
     assert writes(private) == []
 
 
-def test_the_disk_begins_with_zones_that_are_full(store: StoreFile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_disk_begins_with_bulk_at_once_but_with_a_zone_of_zeros_when_it_is_full(
+    store: StoreFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.grow(16 * MIB)
     started: list[tuple[int, int]] = []
     monkeypatch.setattr(store.backend, "start_writing", lambda off, n: started.append((off, n)))
-    for at in (4 * MIB, 5 * MIB - 1, 6 * MIB - 512_000):
+    store.begin_zone(4 * MIB)
+    for at in (4 * MIB, 5 * MIB - 1, 6 * MIB - 2):
         store.place([(at, bytes(MIB - 1))])
     store.place([(9 * MIB, bytes(4 * MIB))])
-    assert started == [(4 * MIB, 2 * MIB), (8 * MIB, 2 * MIB), (10 * MIB, 2 * MIB)]
+    expected = [(4 * MIB, 2 * MIB), (6 * MIB, MIB - 3), (9 * MIB, MIB), (10 * MIB, 2 * MIB), (12 * MIB, MIB)]
+    assert started == expected
 
 
 @pytest.mark.parametrize("bad", [(FIXED_SIZE - 1, b"xy"), (0, b"x"), (ZONE_SIZE - 1, b"xy"), (ZONE_SIZE, b"x")])
