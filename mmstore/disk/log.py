@@ -37,7 +37,7 @@ from xxhash import xxh3_64_intdigest as xxh3_64
 
 from mmstore.disk.backend import Backend, Buffer, Filesystem
 from mmstore.disk.locks import FileLocks
-from mmstore.disk.newfile import making, temporary
+from mmstore.disk.newfile import leads_to, making, temporary
 from mmstore.errors import CorruptError, SyncError
 from mmstore.format import LOCK_MAKER, LOG_ALIGN, LOG_HEADER, LOG_MAGIC, LOG_RECORD, LOG_RING_AT, WAL_SUFFIX
 
@@ -174,7 +174,7 @@ class Log:
 
     def is_ours(self, fs: Filesystem, path: str) -> bool:
         """Whether the name still leads to this file."""
-        return fs.identity(path) == self.backend.identity()
+        return leads_to(fs, path, self.backend)
 
     def unlink_if_ours(self, fs: Filesystem, path: str) -> bool:
         """Remove the name if it still leads to this file; durable only after the folder is synced."""
@@ -326,7 +326,7 @@ def _naming(fs: Filesystem, path: str, backend: Backend, timeout: float) -> Iter
     locks = FileLocks(backend)
     locks.acquire_exclusive(LOCK_MAKER, time.monotonic() + timeout, "another store to move or remove this log")
     try:
-        yield fs.identity(path) == backend.identity()
+        yield leads_to(fs, path, backend)
     finally:
         locks.unlock(LOCK_MAKER)
 

@@ -18,7 +18,7 @@ from mmstore.disk.locks import FileLocks
 from mmstore.errors import FormatError
 from mmstore.format import LOCK_MAKER, NEW_SUFFIX
 
-__all__ = ["making", "remove_left_over", "temporary"]
+__all__ = ["leads_to", "making", "remove_left_over", "temporary"]
 
 
 def temporary(path: str) -> str:
@@ -45,7 +45,7 @@ def making(
             continue
         locks = FileLocks(backend)
         try:
-            if locks.try_exclusive(LOCK_MAKER) and _leads_to(fs, name, backend):
+            if locks.try_exclusive(LOCK_MAKER) and leads_to(fs, name, backend):
                 break
         except BaseException:
             backend.close()
@@ -56,7 +56,7 @@ def making(
         locks.unlock(LOCK_MAKER)  # a child forked meanwhile has the open file, too, so closing would not be enough
     except BaseException:
         try:
-            if _leads_to(fs, name, backend):
+            if leads_to(fs, name, backend):
                 fs.unlink(name)
         finally:
             locks.unlock(LOCK_MAKER)
@@ -80,12 +80,13 @@ def _remove(fs: Filesystem, name: str, deadline: float) -> None:
     try:
         locks = FileLocks(backend)
         locks.acquire_exclusive(LOCK_MAKER, deadline, "another process to make this file")
-        if _leads_to(fs, name, backend):
+        if leads_to(fs, name, backend):
             fs.unlink(name)
         locks.unlock(LOCK_MAKER)
     finally:
         backend.close()
 
 
-def _leads_to(fs: Filesystem, name: str, backend: Backend) -> bool:
+def leads_to(fs: Filesystem, name: str, backend: Backend) -> bool:
+    """Whether the name is that of the open file ``backend``."""
     return fs.identity(name) == backend.identity()

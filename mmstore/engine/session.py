@@ -21,6 +21,7 @@ from mmstore.catalog.entry import Entry
 from mmstore.disk.backend import Backend, Filesystem
 from mmstore.disk.locks import FileLocks
 from mmstore.disk.log import Log, aside_path
+from mmstore.disk.newfile import leads_to
 from mmstore.disk.storefile import StoreFile
 from mmstore.errors import ClosedError, CorruptError, DiskFullError, SyncError
 from mmstore.keyspace.index import Index
@@ -207,7 +208,7 @@ class Session:
     def new_log_path(self) -> str:
         """The name for a log that is to be made."""
         name, aside = self.log_paths()
-        return name if self.fs.identity(self.path) == self.store.backend.identity() else aside
+        return name if leads_to(self.fs, self.path, self.store.backend) else aside
 
     def current_log(self) -> Log | None:
         """The log that the live page names, opened when another process made it; None if there is none."""

@@ -21,8 +21,7 @@ from mmstore.pages.root import Root
 
 __all__ = ["LivePage"]
 
-_AT = fmt.LIVE.offset
-_TXN = _AT["txn"]
+_TXN = fmt.LIVE.offset["txn"]
 
 
 class LivePage(Words):
