@@ -137,8 +137,9 @@ def start_if_due(session: Session, root: Root) -> None:
     if not session.options.background:
         _unasked(session)
     elif session.background is None or not session.background.is_alive():
-        session.background = threading.Thread(target=_unasked, args=(session,), name="mmstore-checkpoint", daemon=True)
-        session.background.start()
+        thread = threading.Thread(target=_unasked, args=(session,), name="mmstore-checkpoint", daemon=True)
+        thread.start()
+        session.background = thread  # not before: a close joins it, which a thread that has not started refuses
 
 
 def _unasked(session: Session) -> None:

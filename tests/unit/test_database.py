@@ -735,6 +735,22 @@ def test_close_lets_commits_end_that_other_threads_have_begun(path: Path, durabi
     assert os.listdir(path.parent) == ["data.mms"]
 
 
+def test_a_close_finds_no_thread_that_has_not_started(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It joins the one that makes a checkpoint, and joining one that isn't started is a RuntimeError."""
+    found = []
+    true = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        found.append(db.session.background is thread)
+        true(thread)
+
+    with mmstore.open(path) as db:
+        monkeypatch.setattr(checkpoint, "due", lambda *_: True)
+        monkeypatch.setattr(threading.Thread, "start", start)
+        db[b"k"] = b"v"
+    assert found == [False]
+
+
 def test_a_checkpoint_that_a_close_overtakes_is_none(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread of its own makes it; an exception there would be a warning, which is an error here."""
     db, twin = mmstore.open(path, durability="relaxed"), mmstore.open(path)
